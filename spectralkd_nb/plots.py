@@ -1,0 +1,354 @@
+"""Every figure of the course, each with the sentence that reads it.
+
+A function here takes what the package measured and returns a `CaptionedFigure`: a matplotlib figure and a caption with the
+figure's numbers in words. As the last line of a cell it shows the picture and prints the caption under it, so a
+reader without a picture reads the same, and nbval compares the numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from spectralkd_nb.spectra import (
+    LawFit,
+    PowerLawFit,
+    RadialSpectrum,
+    fit_power_law,
+    mode_weights,
+    power_spectrum,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "PALETTE",
+    "CaptionedFigure",
+    "edge_treatments",
+    "exponent_spread",
+    "gallery",
+    "orientations",
+    "picture_and_power",
+    "rival_laws",
+    "spectra_and_laws",
+    "use_style",
+]
+
+# Okabe & Ito's colours, told apart by every kind of colour vision. Never colour alone: markers and dashes go along.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+DPI = 100
+WIDTH = 8.0  # inches, of a figure that fills the page
+DECADES = 8  # of power that a picture of the plane shows
+
+
+@dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure and the sentence that reads it, which is its alternative text too."""
+
+    figure: Figure
+    caption: str
+
+    def png(self) -> bytes:
+        """The picture, as a PNG file's bytes."""
+        buffer = io.BytesIO()
+        # Without the software's name and version in it, the file is the same wherever the picture is.
+        self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        picture = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": "figure"}
+        display(picture, raw=True, metadata={"image/png": {"alt": self.caption}})
+        print(self.caption)
+
+
+def use_style() -> None:
+    """The course's figure style, for matplotlib and seaborn alike."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=PALETTE,
+        rc={
+            "figure.dpi": DPI,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.frameon": False,
+            "font.size": 10,
+            "lines.linewidth": 1.6,
+            "grid.alpha": 0.4,
+        },
+    )
+
+
+def _figure(rows: int = 1, columns: int = 1, height: float = 3.2, **options):
+    """A figure that no global state knows of, so that nothing shows it twice and nothing has to close it."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+# --- pictures and planes -------------------------------------------------------------------------
+
+
+def gallery(pictures: Mapping[str, Tensor], caption: str, columns: int = 4) -> CaptionedFigure:
+    """Small multiples of pictures or maps.
+
+    Args:
+        pictures: title to (H, W), or (3, H, W) values in 0..1. Grey ones are stretched to their own 1st and 99th
+            percentile. caption: what the pictures show, in a sentence.
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, axes = _figure(rows, columns, height=rows * WIDTH / columns * 0.95)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
+        _show(axis, picture)
+        axis.set_title(title)
+    return CaptionedFigure(figure, caption)
+
+
+def _show(axis, picture: Tensor) -> None:
+    if picture.ndim == 3 and len(picture) == 3:
+        axis.imshow(picture.permute(1, 2, 0).clamp(0, 1))
+        return
+    grey = picture.reshape(picture.shape[-2:]).detach().float()
+    low, high = torch.quantile(grey.flatten()[:: max(1, grey.numel() // 10**6)], torch.tensor([0.01, 0.99])).tolist()
+    axis.imshow(grey, cmap="gray", vmin=low, vmax=high)
+
+
+def picture_and_power(grey: Tensor, name: str) -> CaptionedFigure:
+    """A picture beside the power of its Fourier modes, and the share of power in each octave of frequency.
+
+    Args:
+        grey: (H, W). name: of the picture.
+    """
+    power = power_spectrum(grey)
+    shares = _octave_shares(power, grey.shape)
+    figure, axes = _figure(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
+    axes = axes[0]
+    _show(axes[0], grey)
+    axes[0].set(title=name, xticks=[], yticks=[])
+    figure.colorbar(_show_plane(axes[1], power, grey.shape), ax=axes[1], label="lg power", shrink=0.8)
+    axes[1].set_title("power of each wave")
+    sns.barplot(x=list(shares), y=[100 * s for s in shares.values()], ax=axes[2], color=PALETTE[0])
+    axes[2].set(title="power in each octave", xlabel="up to f, cycles a pixel", ylabel="% of the variance")
+    first, last = list(shares.values())[0], list(shares.values())[-1]
+    low, high = list(shares)[0], list(shares)[-1]
+    caption = (
+        f"The power of {name} sits in its long waves, at the centre of the plane: {100 * first:.0f} % of the variance lies "
+        f"below {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
+    )
+    return CaptionedFigure(figure, caption)
+
+
+def edge_treatments(grey: Tensor, name: str, treatments: Sequence[str] = ("none", "hann", "periodic")) -> CaptionedFigure:
+    """The Fourier plane of one picture under several edge treatments, with how much the axes stand out.
+
+    Args:
+        grey: (H, W). name: of the picture. treatments: values of `edges`.
+    """
+    figure, axes = _figure(1, len(treatments), height=3.0)
+    excess = {}
+    for axis, edges in zip(axes[0], treatments, strict=True):
+        power = power_spectrum(grey, edges)
+        _show_plane(axis, power, grey.shape)
+        excess[edges] = _axis_excess(power)
+        axis.set_title(f'edges="{edges}"')
+    words = ", ".join(f'{value:.1f} times with "{edges}"' for edges, value in excess.items())
+    return CaptionedFigure(
+        figure, f"The cross of {name} is its border: high frequencies on the axes carry more power than beside them, {words}."
+    )
+
+
+def _show_plane(axis, power: Tensor, shape: tuple[int, int]):
+    height, width = shape
+    # The other half is the mirror image through the origin.
+    mirrored = torch.roll(power.flip(-2), 1, -2).flip(-1)[:, 1 - width % 2 if width % 2 else 1 : -1 or None]
+    half = torch.fft.fftshift(power, dim=0)
+    other = torch.fft.fftshift(mirrored, dim=0)
+    plane = torch.cat([other, half], 1).clamp(min=1e-30).log10()
+    top = float(plane.quantile(0.9999)) if plane.numel() < 10**7 else float(plane.max())
+    image = axis.imshow(
+        plane, cmap="viridis", vmin=top - DECADES, vmax=top, extent=(-0.5, 0.5, -0.5, 0.5), origin="lower", aspect="equal"
+    )
+    axis.set(xlabel="$f_x$, cycles a pixel", ylabel="$f_y$", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+    return image
+
+
+def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
+    height, width = shape
+    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    weighted = power * mode_weights(width)
+    edges = [0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    shares = {}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (radius > low) & (radius <= high)
+        shares[f"1/{round(1 / high)}"] = float(weighted[inside].sum() / weighted.sum())
+    return shares
+
+
+def _axis_excess(power: Tensor) -> float:
+    """Median power of the high modes on the two axes over that of their neighbours four lines away."""
+    height, width = power.shape[0], power.shape[1]
+    rows, columns = slice(height // 8, height // 2), slice(width // 4, width - 1)
+    on = torch.cat([power[0, columns], power[rows, 0]]).median()
+    off = torch.cat([power[4, columns], power[rows, 4]]).median()
+    return float(on / off)
+
+
+# --- spectra and laws ----------------------------------------------------------------------------
+
+
+def spectra_and_laws(
+    spectra: Mapping[str, RadialSpectrum], band: tuple[float, float] | None = None, title: str = ""
+) -> CaptionedFigure:
+    """Ring averages on log-log axes, each with the power law fitted to it and its alpha beside the line.
+
+    Args:
+        spectra: name to a spectrum with power (rings,). band: of the fits, `default_band` of each if None.
+    """
+    figure, axes = _figure(1, 1, height=4.0)
+    axis, parts = axes[0, 0], []
+    for i, (name, spectrum) in enumerate(spectra.items()):
+        fit = fit_power_law(spectrum, band)
+        _draw_law(axis, spectrum, fit, i, name)
+        parts.append(f"{name} falls as f^-{fit.alpha:.2f}")
+    _label_spectrum_axes(axis, title)
+    axis.legend(loc="lower left")
+    decades = _decades(spectra.values())
+    return CaptionedFigure(figure, f"Over {decades:.1f} decades of power the rings follow straight lines: {'; '.join(parts)}.")
+
+
+def _decades(spectra) -> float:
+    powers = torch.cat([s.power[s.power > 0].double() for s in spectra])
+    return float((powers.max() / powers.min()).log10())
+
+
+def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
+    colour = PALETTE[i % len(PALETTE)]
+    frequency, power = spectrum.frequency.cpu(), spectrum.power.detach().cpu()
+    inside = (frequency >= fit.band[0]) & (frequency <= fit.band[1])
+    axis.plot(frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6)
+    axis.plot(frequency[inside], power[inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5)
+    low, high = fit.interval.tolist()
+    line = torch.tensor(fit.band)
+    axis.plot(
+        line,
+        fit.predict(line).cpu(),
+        linestyle=DASHES[i % len(DASHES)],
+        color=colour,
+        label=f"{name}: $\\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]",
+    )
+
+
+def _label_spectrum_axes(axis, title: str) -> None:
+    axis.set(xscale="log", yscale="log", xlabel="spatial frequency f, cycles a pixel", ylabel="power P(f)", title=title)
+    axis.grid(True, which="major")
+
+
+def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> CaptionedFigure:
+    """A spectrum with the laws that compete for it, and what is left of each ring when a law is divided out.
+
+    Args:
+        spectrum: power (rings,). laws: from `compare_laws`, best first, fitted in the default band.
+    """
+    fit = fit_power_law(spectrum)
+    inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
+    frequency, power = spectrum.frequency[inside], spectrum.power[inside]
+    figure, axes = _figure(1, 2, height=3.6)
+    left, right = axes[0]
+    left.plot(frequency, power, "o", color="0.6", ms=3.5)
+    right.axhline(1, color="0.6", lw=1)
+    for i, law in enumerate(laws):
+        style = {"color": PALETTE[i], "linestyle": DASHES[i], "label": f"{law.name} (+{law.bic - laws[0].bic:,.0f})"}
+        left.plot(frequency, law.log_model.exp(), **style)
+        right.plot(frequency, power / law.log_model.exp(), **style)
+    _label_spectrum_axes(left, name)
+    right.set(xscale="log", yscale="log", xlabel="f, cycles a pixel", ylabel="power / law", title="what a law leaves over")
+    right.legend(title="law (BIC above the best)", fontsize=8, title_fontsize=8)
+    worst = laws[-1]
+    caption = (
+        f"For {name} the {laws[0].name} law has the lowest BIC, {laws[1].bic - laws[0].bic:,.0f} below the {laws[1].name} and "
+        f"{worst.bic - laws[0].bic:,.0f} below the {worst.name}."
+    )
+    return CaptionedFigure(figure, caption)
+
+
+def exponent_spread(table: pandas.DataFrame, marked: Mapping[str, float], column: str = "alpha") -> CaptionedFigure:
+    """A histogram of exponents beside the published means, with some pictures marked by name.
+
+    Args:
+        table: from `measured_photographs`. marked: name to alpha of single pictures. column: which exponent.
+    """
+    values = table[column]
+    figure, axes = _figure(1, 1, height=3.8)
+    axis = axes[0, 0]
+    sns.histplot(values, bins=24, ax=axis, color=PALETTE[5], edgecolor="white")
+    top = axis.get_ylim()[1]
+    for (text, alpha), dash in zip({"Field 1987: 2.0": 2.0, "Tolhurst 1992: 2.4": 2.4}.items(), DASHES[1:3], strict=True):
+        axis.axvline(alpha, color=PALETTE[1], linestyle=dash)
+        axis.text(alpha, top * 1.02, text, rotation=90, va="bottom", ha="center", fontsize=8, color=PALETTE[1])
+    for name, alpha in marked.items():
+        axis.plot(alpha, -0.02 * top, "^", color=PALETTE[6], ms=6, clip_on=False)
+        axis.text(alpha, 0.03 * top, name, rotation=90, va="bottom", ha="center", fontsize=8)
+    axis.set(xlabel="exponent $\\alpha$ of power", ylabel="photographs")
+    low, high = values.quantile(0.025), values.quantile(0.975)
+    caption = (
+        f"{len(values)} photographs have a mean alpha of {values.mean():.2f} with a standard deviation of {values.std():.2f}; "
+        f"95 % of them lie between {low:.2f} and {high:.2f}."
+    )
+    return CaptionedFigure(figure, caption)
+
+
+def orientations(spectra: Mapping[str, RadialSpectrum]) -> CaptionedFigure:
+    """Power by the direction of the wave, in all rings of the default band, relative to the picture's mean direction.
+
+    Args:
+        spectra: name to a spectrum with sectors, power (sectors, rings).
+    """
+    figure, axes = _figure(1, 1, height=3.6)
+    axis, parts = axes[0, 0], []
+    for i, (name, spectrum) in enumerate(spectra.items()):
+        relative = _power_by_direction(spectrum)
+        # 0 and 180 degrees are the same wave; closing the curve shows it.
+        angles = [*spectrum.orientation.tolist(), 180.0]
+        values = [*relative.tolist(), float(relative[0])]
+        axis.plot(angles, values, marker=MARKERS[i], linestyle=DASHES[i], color=PALETTE[i], label=name)
+        strongest = int(relative.argmax())
+        parts.append(f"{name} has {relative[strongest]:.1f} times its mean power at {angles[strongest]:.0f} degrees")
+    axis.axhline(1, color="0.6", lw=1)
+    axis.set(
+        xlabel="direction of the wave, degrees (0: vertical edges, 90: horizontal edges)",
+        ylabel="power / mean over directions",
+        xticks=range(0, 181, 45),
+        yscale="log",
+    )
+    axis.legend()
+    return CaptionedFigure(figure, f"Power depends on direction: {'; '.join(parts)}.")
+
+
+def _power_by_direction(spectrum: RadialSpectrum) -> Tensor:
+    """Each sector's power over the mean of its ring, averaged over the rings of the default band by ln."""
+    fit = fit_power_law(spectrum)
+    inside = (spectrum.frequency >= max(fit.band[0], 0.03)) & (spectrum.frequency <= fit.band[1]) & (spectrum.modes > 0)
+    ring = (spectrum.power * spectrum.modes).sum(0) / spectrum.modes.sum(0)
+    ratio = (spectrum.power.clamp(min=1e-30) / ring).log()
+    mean = (ratio * inside * spectrum.modes).sum(1) / (inside * spectrum.modes).sum(1)
+    return (mean - mean.mean()).exp()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,21 +20,21 @@ from spectralkd_nb.spectra import SpectrumAccumulator, fit_power_law
 __all__ = ["correct_exponent", "cut_outs", "simulated_exponents"]
 
 CUT_OUTS_A_FIELD = 16
-LARGEST_FIELD = 2048  # pixels a side
-TRUE_ALPHAS = tuple(torch.arange(-1.0, 6.01, 0.5).tolist())
+SMALLEST_FIELD, LARGEST_FIELD = 512, 2048  # pixels a side
+TRUE_ALPHAS = tuple(torch.arange(-1.0, 4.01, 0.5).tolist())
 
 
 def cut_outs(shape: tuple[int, int], alpha: float, n: int = 400, seed: int = 0) -> Tensor:
     """n cut-outs (n, H, W) of larger Gaussian fields of exponent alpha: maps with a border, like a photograph.
 
-    The fields are 8 times as long as the cut-outs (1024 to 2048 pixels where that is possible, always at least twice),
-    because the exponent of a cut-out is set by waves longer than itself, too.
+    The fields are 8 times as long as the cut-outs where that is 512 to 2048 pixels, and always at least twice as long:
+    a cut-out also shows waves longer than itself, and they are what makes its border jump.
 
     Args:
         shape: (H, W) in pixels. alpha: exponent of the field.
     """
     height, width = shape
-    side = max(min(max(1024, 8 * max(shape)), LARGEST_FIELD), 2 * max(shape))
+    side = max(min(max(SMALLEST_FIELD, 8 * max(shape)), LARGEST_FIELD), 2 * max(shape))
     generator = torch.Generator().manual_seed(seed)
     pieces = []
     for _ in range(math.ceil(n / CUT_OUTS_A_FIELD)):
@@ -79,22 +80,20 @@ def correct_exponent(
 ) -> float:
     """The true exponent at which cut-outs of this shape read alpha on average.
 
-    Simulates true exponents from -1 to 6 in steps of 0.5 and interpolates between their readings. It corrects for size,
+    Simulates true exponents from -1 to 4 in steps of 0.5 and interpolates between their readings. It corrects for size,
     border and band, on the assumption that the maps are power-law fields; a bent spectrum stays bent.
 
     Args:
         alpha: the exponent that was read. The rest: exactly as it was read; n, seed: of the simulation.
 
     Returns:
-        the corrected exponent; NaN where no true exponent up to 6 reads as much, or where the readings stop rising (the
-        plateau of edges="none" near 2.7), because there the reading no longer says what the truth is.
+        the corrected exponent, between -1 and 4; NaN where no true exponent up to 4 reads as much, or where several do
+        (the plateau of edges="none" near 2.7). Truths steeper than 4 are left out: with periodic edges they read
+        flatter again, and would make every reading above 3 ambiguous.
     """
     readings = simulated_exponents(TRUE_ALPHAS, shape, edges, band, method, n, seed)
-    for i in range(len(readings) - 1):
-        low, high = readings[i], readings[i + 1]
-        if high - low < 0.05:
-            return math.nan
-        if low <= alpha <= high:
-            share = (alpha - low) / (high - low)
-            return TRUE_ALPHAS[i] + share * (TRUE_ALPHAS[i + 1] - TRUE_ALPHAS[i])
+    for i, (low, high) in enumerate(pairwise(readings)):
+        # Steeper truths must read steeper, or the reading does not say which truth it was.
+        if low <= alpha < high and min(readings[i + 1 :]) > alpha:
+            return TRUE_ALPHAS[i] + (alpha - low) / (high - low) * (TRUE_ALPHAS[i + 1] - TRUE_ALPHAS[i])
     return math.nan

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Picture",
     "dead_leaves",
+    "likeness",
     "measure_exponents",
     "measured_photographs",
     "open_folder",
@@ -193,6 +194,12 @@ def _to_display(linear: Tensor) -> Tensor:
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
+def likeness(first: Tensor, second: Tensor) -> float:
+    """Correlation of the fine detail of two maps (H, W), -1 to 1: of what is left without the mean of 9 x 9 pixels."""
+    details = [m - torch.nn.functional.avg_pool2d(m[None], 9, stride=1, padding=4)[0] for m in (first, second)]
+    return float(torch.corrcoef(torch.stack([detail.flatten() for detail in details]))[0, 1])
+
+
 # --- exponents of photographs --------------------------------------------------------------------
 
 
@@ -279,9 +286,7 @@ def power_law_field(
     return torch.fft.irfft2(torch.fft.rfft2(noise) * gain, s=(height, width)).to(dtype)
 
 
-def _noise(
-    size: int | tuple[int, int], n: int, generator: torch.Generator | None, dtype: torch.dtype
-) -> Tensor:
+def _noise(size: int | tuple[int, int], n: int, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
     device = generator.device if generator is not None else "cpu"
     return torch.randn(n, *_height_width(size), generator=generator, dtype=dtype, device=device)
 

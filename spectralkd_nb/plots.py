@@ -1,8 +1,8 @@
 """Every figure of the course, each with the sentence that reads it.
 
-A function here takes what the package measured and returns a `CaptionedFigure`: a matplotlib figure and a caption with the
-figure's numbers in words. As the last line of a cell it shows the picture and prints the caption under it, so a
-reader without a picture reads the same, and nbval compares the numbers.
+A function here takes what the package measured and returns a `CaptionedFigure`: a matplotlib figure and a caption
+with the figure's numbers in words. As the last line of a cell it shows the picture and prints the caption under it, so
+that a reader without the picture reads the same, and nbval compares the numbers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
@@ -61,11 +61,16 @@ class CaptionedFigure:
     caption: str
 
     def png(self) -> bytes:
-        """The picture, as a PNG file's bytes."""
-        buffer = io.BytesIO()
-        # Without the software's name and version in it, the file is the same wherever the picture is.
-        self.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-        return buffer.getvalue()
+        """The picture as the bytes of a PNG file of at most 256 colours, a third of the size that all colours take."""
+        from PIL import Image
+
+        drawn = io.BytesIO()
+        self.figure.savefig(drawn, format="png", dpi=DPI)
+        packed = io.BytesIO()
+        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+            packed, format="png", optimize=True
+        )
+        return packed.getvalue()
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -126,11 +131,11 @@ def gallery(pictures: Mapping[str, Tensor], caption: str, columns: int = 4) -> C
 
 def _show(axis, picture: Tensor) -> None:
     if picture.ndim == 3 and len(picture) == 3:
-        axis.imshow(picture.permute(1, 2, 0).clamp(0, 1))
+        axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
         return
     grey = picture.reshape(picture.shape[-2:]).detach().float()
     low, high = torch.quantile(grey.flatten()[:: max(1, grey.numel() // 10**6)], torch.tensor([0.01, 0.99])).tolist()
-    axis.imshow(grey, cmap="gray", vmin=low, vmax=high)
+    axis.imshow(grey.numpy(), cmap="gray", vmin=low, vmax=high)
 
 
 def picture_and_power(grey: Tensor, name: str) -> CaptionedFigure:
@@ -149,16 +154,17 @@ def picture_and_power(grey: Tensor, name: str) -> CaptionedFigure:
     axes[1].set_title("power of each wave")
     sns.barplot(x=list(shares), y=[100 * s for s in shares.values()], ax=axes[2], color=PALETTE[0])
     axes[2].set(title="power in each octave", xlabel="up to f, cycles a pixel", ylabel="% of the variance")
-    first, last = list(shares.values())[0], list(shares.values())[-1]
-    low, high = list(shares)[0], list(shares)[-1]
+    (low, first), *_, (high, last) = shares.items()
     caption = (
-        f"The power of {name} sits in its long waves, at the centre of the plane: {100 * first:.0f} % of the variance lies "
-        f"below {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
+        f"The power of {name} sits in its long waves, at the centre of the plane: {100 * first:.0f} % of the variance "
+        f"lies below {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
     )
     return CaptionedFigure(figure, caption)
 
 
-def edge_treatments(grey: Tensor, name: str, treatments: Sequence[str] = ("none", "hann", "periodic")) -> CaptionedFigure:
+def edge_treatments(
+    grey: Tensor, name: str, treatments: Sequence[str] = ("none", "hann", "periodic")
+) -> CaptionedFigure:
     """The Fourier plane of one picture under several edge treatments, with how much the axes stand out.
 
     Args:
@@ -173,32 +179,39 @@ def edge_treatments(grey: Tensor, name: str, treatments: Sequence[str] = ("none"
         axis.set_title(f'edges="{edges}"')
     words = ", ".join(f'{value:.1f} times with "{edges}"' for edges, value in excess.items())
     return CaptionedFigure(
-        figure, f"The cross of {name} is its border: high frequencies on the axes carry more power than beside them, {words}."
+        figure,
+        f"The cross of {name} is its border: high frequencies on the axes carry more power than beside them, {words}.",
     )
 
 
 def _show_plane(axis, power: Tensor, shape: tuple[int, int]):
-    height, width = shape
-    # The other half is the mirror image through the origin.
-    mirrored = torch.roll(power.flip(-2), 1, -2).flip(-1)[:, 1 - width % 2 if width % 2 else 1 : -1 or None]
-    half = torch.fft.fftshift(power, dim=0)
-    other = torch.fft.fftshift(mirrored, dim=0)
-    plane = torch.cat([other, half], 1).clamp(min=1e-30).log10()
+    plane = _full_plane(power, shape[1]).clamp(min=1e-30).log10()
     top = float(plane.quantile(0.9999)) if plane.numel() < 10**7 else float(plane.max())
     image = axis.imshow(
-        plane, cmap="viridis", vmin=top - DECADES, vmax=top, extent=(-0.5, 0.5, -0.5, 0.5), origin="lower", aspect="equal"
+        plane.numpy(),
+        cmap="viridis",
+        vmin=top - DECADES,
+        vmax=top,
+        extent=(-0.5, 0.5, -0.5, 0.5),
+        origin="lower",
+        aspect="equal",
     )
     axis.set(xlabel="$f_x$, cycles a pixel", ylabel="$f_y$", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
     return image
+
+
+def _full_plane(power: Tensor, width: int) -> Tensor:
+    """The plane (H, W) with the mean at its centre: the half that is stored, and its mirror image."""
+    mirrored = power.flip(-2).roll(1, -2)[:, 1 : (width + 1) // 2].flip(-1)  # mode (-k, -l) for each (k, l)
+    return torch.fft.fftshift(torch.cat([power, mirrored], -1))
 
 
 def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     height, width = shape
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
     weighted = power * mode_weights(width)
-    edges = [0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
     shares = {}
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise((0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)):
         inside = (radius > low) & (radius <= high)
         shares[f"1/{round(1 / high)}"] = float(weighted[inside].sum() / weighted.sum())
     return shares
@@ -233,7 +246,9 @@ def spectra_and_laws(
     _label_spectrum_axes(axis, title)
     axis.legend(loc="lower left")
     decades = _decades(spectra.values())
-    return CaptionedFigure(figure, f"Over {decades:.1f} decades of power the rings follow straight lines: {'; '.join(parts)}.")
+    return CaptionedFigure(
+        figure, f"Over {decades:.1f} decades of power the rings follow straight lines: {'; '.join(parts)}."
+    )
 
 
 def _decades(spectra) -> float:
@@ -243,15 +258,16 @@ def _decades(spectra) -> float:
 
 def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
     colour = PALETTE[i % len(PALETTE)]
-    frequency, power = spectrum.frequency.cpu(), spectrum.power.detach().cpu()
+    frequency, power = spectrum.frequency.cpu().numpy(), spectrum.power.detach().cpu().numpy()
     inside = (frequency >= fit.band[0]) & (frequency <= fit.band[1])
-    axis.plot(frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6)
+    axis.plot(
+        frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6
+    )
     axis.plot(frequency[inside], power[inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5)
     low, high = fit.interval.tolist()
-    line = torch.tensor(fit.band)
     axis.plot(
-        line,
-        fit.predict(line).cpu(),
+        fit.band,
+        fit.predict(torch.tensor(fit.band)).tolist(),
         linestyle=DASHES[i % len(DASHES)],
         color=colour,
         label=f"{name}: $\\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]",
@@ -271,22 +287,25 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
     """
     fit = fit_power_law(spectrum)
     inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
-    frequency, power = spectrum.frequency[inside], spectrum.power[inside]
+    frequency, power = spectrum.frequency[inside].numpy(), spectrum.power[inside].numpy()
     figure, axes = _figure(1, 2, height=3.6)
     left, right = axes[0]
     left.plot(frequency, power, "o", color="0.6", ms=3.5)
     right.axhline(1, color="0.6", lw=1)
     for i, law in enumerate(laws):
         style = {"color": PALETTE[i], "linestyle": DASHES[i], "label": f"{law.name} (+{law.bic - laws[0].bic:,.0f})"}
-        left.plot(frequency, law.log_model.exp(), **style)
-        right.plot(frequency, power / law.log_model.exp(), **style)
+        model = law.log_model.exp().numpy()
+        left.plot(frequency, model, **style)
+        right.plot(frequency, power / model, **style)
     _label_spectrum_axes(left, name)
-    right.set(xscale="log", yscale="log", xlabel="f, cycles a pixel", ylabel="power / law", title="what a law leaves over")
+    right.set(
+        xscale="log", yscale="log", xlabel="f, cycles a pixel", ylabel="power / law", title="what a law leaves over"
+    )
     right.legend(title="law (BIC above the best)", fontsize=8, title_fontsize=8)
     worst = laws[-1]
     caption = (
-        f"For {name} the {laws[0].name} law has the lowest BIC, {laws[1].bic - laws[0].bic:,.0f} below the {laws[1].name} and "
-        f"{worst.bic - laws[0].bic:,.0f} below the {worst.name}."
+        f"For {name} the best law by BIC is: {laws[0].name}; next comes {laws[1].name}, "
+        f"{laws[1].bic - laws[0].bic:,.0f} worse, and last {worst.name}, {worst.bic - laws[0].bic:,.0f} worse."
     )
     return CaptionedFigure(figure, caption)
 
@@ -302,17 +321,22 @@ def exponent_spread(table: pandas.DataFrame, marked: Mapping[str, float], column
     axis = axes[0, 0]
     sns.histplot(values, bins=24, ax=axis, color=PALETTE[5], edgecolor="white")
     top = axis.get_ylim()[1]
-    for (text, alpha), dash in zip({"Field 1987: 2.0": 2.0, "Tolhurst 1992: 2.4": 2.4}.items(), DASHES[1:3], strict=True):
-        axis.axvline(alpha, color=PALETTE[1], linestyle=dash)
-        axis.text(alpha, top * 1.02, text, rotation=90, va="bottom", ha="center", fontsize=8, color=PALETTE[1])
-    for name, alpha in marked.items():
-        axis.plot(alpha, -0.02 * top, "^", color=PALETTE[6], ms=6, clip_on=False)
-        axis.text(alpha, 0.03 * top, name, rotation=90, va="bottom", ha="center", fontsize=8)
+    axis.set_ylim(-0.37 * top, 1.12 * top)
+    published = {"Field 1987": 2.0, "Tolhurst 1992": 2.4}
+    for (text, alpha), dash, side in zip(published.items(), DASHES[1:3], ("right", "left"), strict=True):
+        axis.plot([alpha, alpha], [0, 1.1 * top], color=PALETTE[1], linestyle=dash)
+        gap = -0.02 if side == "right" else 0.02
+        axis.text(alpha + gap, 1.03 * top, f"{text}: {alpha}", ha=side, fontsize=9, color=PALETTE[1])
+    for i, (name, alpha) in enumerate(sorted(marked.items(), key=lambda item: item[1])):
+        height = (-0.13, -0.23, -0.33)[i % 3] * top  # neighbours take turns, so that their names do not collide
+        axis.plot(alpha, -0.03 * top, "^", color=PALETTE[6], ms=6)
+        axis.text(alpha, height, name, ha="center", fontsize=9)
+    axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= top])
     axis.set(xlabel="exponent $\\alpha$ of power", ylabel="photographs")
     low, high = values.quantile(0.025), values.quantile(0.975)
     caption = (
-        f"{len(values)} photographs have a mean alpha of {values.mean():.2f} with a standard deviation of {values.std():.2f}; "
-        f"95 % of them lie between {low:.2f} and {high:.2f}."
+        f"{len(values)} photographs have a mean alpha of {values.mean():.2f} with a standard deviation of "
+        f"{values.std():.2f}; 95 % of them lie between {low:.2f} and {high:.2f}."
     )
     return CaptionedFigure(figure, caption)
 

@@ -41,12 +41,14 @@ test: $(INSTALLED) ## run every check: lint, format, unit tests, the notebooks' 
 	@echo "--- unit tests, and the notebooks run again and their printed outputs compared"
 	$(BIN)/pytest --nbval --nbval-current-env tests notebooks
 
-# Nothing of the machine or the moment is kept: no widget state, timings or version of Python.
+# Nothing of the machine or the moment is kept, so that two runs make the same file: no widget state, no timings, no
+# version of Python, and what a cell prints in one piece.
 notebooks: $(INSTALLED) ## run every notebook from a fresh kernel and store its outputs
 	$(BIN)/jupyter-nbconvert --to notebook --inplace --execute \
 	    --ExecutePreprocessor.kernel_name=python3 \
 	    --ExecutePreprocessor.store_widget_state=False \
 	    --ExecutePreprocessor.record_timing=False \
+	    --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
 	    --ClearMetadataPreprocessor.enabled=True \
 	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask='{"cellView", "jupyter", "tags"}' \
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask='{"kernelspec", ("language_info", "name")}' \

@@ -60,22 +60,27 @@ class CaptionedFigure:
     figure: Figure
     caption: str
 
-    def png(self) -> bytes:
-        """The picture as the bytes of a PNG file of at most 256 colours, a third of the size that all colours take."""
-        from PIL import Image
+    def png(self, colours: int | None = None) -> bytes:
+        """The picture as the bytes of a PNG file.
 
+        Args:
+            colours: reduce the picture to this many colours, at most 256. It takes a second and makes the file a
+                third as large, which is what a notebook under version control wants.
+        """
         drawn = io.BytesIO()
         self.figure.savefig(drawn, format="png", dpi=DPI)
+        if colours is None:
+            return drawn.getvalue()
+        from PIL import Image
+
         packed = io.BytesIO()
-        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
-            packed, format="png", optimize=True
-        )
+        Image.open(drawn).convert("RGB").quantize(colours, kmeans=1).save(packed, format="png", optimize=True)
         return packed.getvalue()
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        picture = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": "figure"}
+        picture = {"image/png": base64.b64encode(self.png(colours=256)).decode(), "text/plain": "figure"}
         display(picture, raw=True, metadata={"image/png": {"alt": self.caption}})
         print(self.caption)
 
@@ -138,26 +143,27 @@ def _show(axis, picture: Tensor) -> None:
     axis.imshow(grey.numpy(), cmap="gray", vmin=low, vmax=high)
 
 
-def picture_and_power(grey: Tensor, name: str) -> CaptionedFigure:
+def picture_and_power(grey: Tensor, name: str, edges: str = "none") -> CaptionedFigure:
     """A picture beside the power of its Fourier modes, and the share of power in each octave of frequency.
 
     Args:
         grey: (H, W). name: of the picture.
+        edges: see `power_spectrum`; the shares are of the variance only with "none".
     """
-    power = power_spectrum(grey)
+    power = power_spectrum(grey, edges)
     shares = _octave_shares(power, grey.shape)
     figure, axes = _figure(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
     axes = axes[0]
     _show(axes[0], grey)
     axes[0].set(title=name, xticks=[], yticks=[])
-    figure.colorbar(_show_plane(axes[1], power, grey.shape), ax=axes[1], label="lg power", shrink=0.8)
+    figure.colorbar(_show_plane(axes[1], power, grey.shape), ax=axes[1], label="$\\log_{10}$ power", shrink=0.8)
     axes[1].set_title("power of each wave")
     sns.barplot(x=list(shares), y=[100 * s for s in shares.values()], ax=axes[2], color=PALETTE[0])
     axes[2].set(title="power in each octave", xlabel="up to f, cycles a pixel", ylabel="% of the variance")
     (low, first), *_, (high, last) = shares.items()
     caption = (
         f"The power of {name} sits in its long waves, at the centre of the plane: {100 * first:.0f} % of the variance "
-        f"lies below {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
+        f"lies {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
     )
     return CaptionedFigure(figure, caption)
 
@@ -192,11 +198,12 @@ def _show_plane(axis, power: Tensor, shape: tuple[int, int]):
         cmap="viridis",
         vmin=top - DECADES,
         vmax=top,
-        extent=(-0.5, 0.5, -0.5, 0.5),
-        origin="lower",
+        extent=(-0.5, 0.5, 0.5, -0.5),
+        origin="upper",
         aspect="equal",
     )
-    axis.set(xlabel="$f_x$, cycles a pixel", ylabel="$f_y$", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+    # Rows count downward, in a picture and in its plane alike.
+    axis.set(xlabel="$f_x$, cycles a pixel", ylabel="$f_y$ (down)", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
     return image
 
 
@@ -213,7 +220,9 @@ def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     shares = {}
     for low, high in pairwise((0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)):
         inside = (radius > low) & (radius <= high)
-        shares[f"1/{round(1 / high)}"] = float(weighted[inside].sum() / weighted.sum())
+        shares[f"1/{round(1 / high)}" if low else f"below 1/{round(1 / high)}"] = float(
+            weighted[inside].sum() / weighted.sum()
+        )
     return shares
 
 
@@ -242,18 +251,22 @@ def spectra_and_laws(
     for i, (name, spectrum) in enumerate(spectra.items()):
         fit = fit_power_law(spectrum, band)
         _draw_law(axis, spectrum, fit, i, name)
-        parts.append(f"{name} falls as f^-{fit.alpha:.2f}")
+        decades, factor = _range_and_miss(spectrum, fit)
+        parts.append(
+            f"{name} falls as f^-{fit.alpha:.2f} over {decades:.1f} decades, nine rings in ten within a factor of "
+            f"{factor:.1f}"
+        )
     _label_spectrum_axes(axis, title)
     axis.legend(loc="lower left")
-    decades = _decades(spectra.values())
-    return CaptionedFigure(
-        figure, f"Over {decades:.1f} decades of power the rings follow straight lines: {'; '.join(parts)}."
-    )
+    return CaptionedFigure(figure, f"On log-log axes the rings lie near straight lines: {'; '.join(parts)}.")
 
 
-def _decades(spectra) -> float:
-    powers = torch.cat([s.power[s.power > 0].double() for s in spectra])
-    return float((powers.max() / powers.min()).log10())
+def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float]:
+    """Decades of power that the law spans over the band, and the factor that nine in ten rings of the band keep to."""
+    inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
+    frequency, power = spectrum.frequency[inside], spectrum.power[inside].double()
+    law = fit.predict(frequency)
+    return float((law.max() / law.min()).log10()), float((power / law).log().abs().quantile(0.9).exp())
 
 
 def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
@@ -298,6 +311,7 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
         left.plot(frequency, model, **style)
         right.plot(frequency, power / model, **style)
     _label_spectrum_axes(left, name)
+    left.set_ylim(power.min() / 3, power.max() * 30)  # a law that leaves the picture has failed visibly enough
     right.set(
         xscale="log", yscale="log", xlabel="f, cycles a pixel", ylabel="power / law", title="what a law leaves over"
     )
@@ -359,11 +373,13 @@ def orientations(spectra: Mapping[str, RadialSpectrum]) -> CaptionedFigure:
         parts.append(f"{name} has {relative[strongest]:.1f} times its mean power at {angles[strongest]:.0f} degrees")
     axis.axhline(1, color="0.6", lw=1)
     axis.set(
-        xlabel="direction of the wave, degrees (0: vertical edges, 90: horizontal edges)",
+        xlabel="direction of the wave, degrees clockwise (0: vertical edges, 90: horizontal edges)",
         ylabel="power / mean over directions",
         xticks=range(0, 181, 45),
         yscale="log",
     )
+    axis.set_yticks([0.5, 1, 2, 4], labels=["0.5", "1", "2", "4"])
+    axis.minorticks_off()
     axis.legend()
     return CaptionedFigure(figure, f"Power depends on direction: {'; '.join(parts)}.")
 

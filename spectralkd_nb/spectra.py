@@ -36,6 +36,7 @@ __all__ = [
     "exchange_phase",
     "fit_power_law",
     "mode_weights",
+    "periodic_part",
     "power_spectrum",
     "radial_spectrum",
     "spectral_exponent",
@@ -106,6 +107,17 @@ def mode_weights(width: int) -> Tensor:
     if width % 2 == 0:
         weights[-1] = 1
     return weights
+
+
+def periodic_part(maps: Tensor) -> Tensor:
+    """The part of each map that wraps around without a jump (Moisan 2011); the map less this is the smooth part.
+
+    Args:
+        maps: real maps (..., H, W). Returns: (..., H, W), with the mean of the map.
+    """
+    maps = _checked(maps)
+    modes = _fourier_modes(maps, "periodic")
+    return torch.fft.irfft2(modes, s=maps.shape[-2:]) + maps.mean((-2, -1), keepdim=True)
 
 
 def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,8 +234,9 @@ class RadialSpectrum:
         maps: how many maps stand behind each row of `power` (1 before averaging).
         shape: (H, W) of the maps in pixels, after cropping.
         edges: the edge treatment, see `power_spectrum`.
-        orientation: (sectors,) direction of each sector's frequency in degrees, or None. 0 is a wave
-            that runs from left to right, so it belongs to vertical edges; 90 belongs to horizontal ones.
+        orientation: (sectors,) direction in which the waves of each sector run, in degrees, or None. 0 runs from left
+            to right, across vertical edges; 90 runs down, across horizontal ones. Clockwise as seen, because rows
+            count downward.
     """
 
     frequency: Tensor
@@ -427,7 +440,7 @@ class PowerLawFit:
 def default_band(shape: tuple[int, int], strided: bool = False) -> tuple[float, float]:
     """The band that fits use unless told otherwise, (lowest, highest) in cycles a pixel.
 
-    From the second ring, because the first has 8 modes only and collects what leaks from the mean and
+    From the second ring, because the first has few modes (8 on a square map) and collects what leaks from the mean and
     from the border; on maps under 16 pixels from the first, because too few rings are left. To 0.45, because
     the ring at Nyquist is half a ring and holds power folded back from above it; to 0.35 after a
     stride, which folds more.

@@ -19,6 +19,7 @@ from spectralkd_nb.spectra import (
     exchange_phase,
     fit_power_law,
     mode_weights,
+    periodic_part,
     power_spectrum,
     radial_spectrum,
     spectral_exponent,
@@ -81,6 +82,22 @@ def test_the_periodic_part_is_moisans(height, width, seed):
     periodic[0, 0] = 0
     reference = np.abs(periodic[:, : width // 2 + 1]) ** 2 / (height * width)
     np.testing.assert_allclose(power_spectrum(torch.from_numpy(u)).numpy(), reference, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(24, 31), (31, 24)])
+def test_picture_is_periodic_part_plus_smooth_part(shape):
+    maps = 3 + noise(2, *shape).cumsum(-1)
+    periodic = periodic_part(maps)
+    smooth = maps - periodic
+    torch.testing.assert_close(power_spectrum(periodic, "none"), power_spectrum(maps, "periodic"))
+    torch.testing.assert_close(periodic.mean((-2, -1)), maps.mean((-2, -1)))
+
+    def roughness(m):
+        return (
+            m[..., 1:-1, 1:-1] - (m[..., 2:, 1:-1] + m[..., :-2, 1:-1] + m[..., 1:-1, 2:] + m[..., 1:-1, :-2]) / 4
+        ).square()
+
+    assert roughness(smooth).max() < 1e-12  # harmonic inside: all of its curvature lies on the border
 
 
 def test_the_periodic_part_has_less_of_a_jump_than_the_map():

@@ -163,7 +163,7 @@ def picture_and_power(grey: Tensor, name: str, edges: str = "none") -> Captioned
     (low, first), *_, (high, last) = shares.items()
     caption = (
         f"The power of {name} sits in its long waves, at the centre of the plane: {100 * first:.0f} % of the variance "
-        f"lies {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
+        f"lies at f {low} cycles a pixel, {100 * last:.1f} % in the octave up to {high}."
     )
     return CaptionedFigure(figure, caption)
 
@@ -220,7 +220,7 @@ def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     shares = {}
     for low, high in pairwise((0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)):
         inside = (radius > low) & (radius <= high)
-        shares[f"1/{round(1 / high)}" if low else f"below 1/{round(1 / high)}"] = float(
+        shares[f"1/{round(1 / high)}" if low else f"< 1/{round(1 / high)}"] = float(
             weighted[inside].sum() / weighted.sum()
         )
     return shares

@@ -58,7 +58,7 @@ def test_captions_tell_the_numbers(figures, field):
 
 def test_octaves_share_all_of_the_power_below_nyquist(field):
     shares = plots._octave_shares(spectra.power_spectrum(field, "none"), field.shape)
-    assert list(shares) == ["below 1/64", "1/32", "1/16", "1/8", "1/4", "1/2"]
+    assert list(shares) == ["< 1/64", "1/32", "1/16", "1/8", "1/4", "1/2"]
     assert 0.95 < sum(shares.values()) <= 1 + 1e-6
 
 

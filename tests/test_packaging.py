@@ -251,7 +251,7 @@ def test_an_editable_installation_copies_nothing():
     if not json.loads(installed.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"):
         pytest.skip("the package is installed, but not as an editable one")
     outside = [str(path) for path in installed.files if path.suffix != ".pth" and ".dist-info" not in path.parts[0]]
-    assert outside == []
+    assert outside == [], "if pyproject.toml has changed since: pip install -e . --no-deps"
 
 
 # --- which module imports which ------------------------------------------------------------------

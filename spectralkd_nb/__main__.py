@@ -6,7 +6,7 @@ import argparse
 import csv
 from pathlib import Path
 
-from spectralkd_nb.pictures import measure_exponents, open_folder
+from spectralkd_nb.pictures import each_picture, measure_exponents
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def write_exponents(folder: Path, out: Path) -> None:
     """alpha of every picture in a folder, as `measure_exponents` measures it, to four digits."""
-    rows = measure_exponents(open_folder(folder))
+    rows = measure_exponents(each_picture(folder))
     rounded = [{key: f"{v:.4f}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rounded[0])

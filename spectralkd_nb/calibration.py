@@ -42,7 +42,7 @@ def cut_outs(shape: tuple[int, int], alpha: float, n: int = 400, seed: int = 0) 
         tops = torch.randint(side - height + 1, (CUT_OUTS_A_FIELD,), generator=generator).tolist()
         lefts = torch.randint(side - width + 1, (CUT_OUTS_A_FIELD,), generator=generator).tolist()
         pieces += [field[t : t + height, le : le + width] for t, le in zip(tops, lefts, strict=True)]
-    return torch.stack(pieces[:n])
+    return torch.stack(pieces[:n]) if n else torch.zeros(0, height, width, dtype=torch.float64)
 
 
 def simulated_exponents(

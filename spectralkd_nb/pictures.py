@@ -7,8 +7,11 @@ that an estimator can be held to an exponent that was put in: `power_law_field`,
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable, Mapping
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +36,14 @@ __all__ = [
     "open_picture",
     "photographs",
     "power_law_field",
+    "read_picture",
     "white_noise",
 ]
 
 VALUES = ("display", "linear", "log")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear red, green, blue (ITU-R BT.709)
+SMALLEST_LEAF = 0.2  # pixels; smaller leaves nearly always fall between pixel centres
 LOG_FLOOR = 1 / 255  # added to linear light, so that black has a logarithm
 
 # name: (file in scikit-image, kind, source, licence)
@@ -127,7 +132,7 @@ def photographs(kind: str = "scene", scale: str = "native") -> dict[str, Picture
 
 
 def open_picture(path: str | Path) -> Picture:
-    """A picture of your own, by path. 8 or 16 bits, grey or colour; transparency is laid on white.
+    """A picture of your own, by path. Grey of 8 or 16 bits, colour of 8; transparency is laid on white.
 
     Raises:
         FileNotFoundError: nothing is there. ValueError: what is there is no picture.
@@ -140,27 +145,49 @@ def open_picture(path: str | Path) -> Picture:
     return Picture(path.stem, "own", str(path), "your own", _read(path))
 
 
+def read_picture(content: bytes, name: str) -> Picture:
+    """A picture from the bytes of its file, for instance one that was uploaded. Errors as `open_picture`."""
+    return Picture(Path(name).stem, "own", name, "your own", _decode(io.BytesIO(content), name))
+
+
 def open_folder(folder: str | Path) -> dict[str, Picture]:
     """All pictures of a folder (not of the folders in it), by name and in the order of their names."""
     folder = Path(folder).expanduser()
+    return {picture.name: picture for picture in each_picture(folder)}
+
+
+def each_picture(folder: Path) -> Iterator[Picture]:
+    """The pictures of a folder one after another, so that only one at a time is in memory. Errors as `open_folder`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the path of a folder of pictures")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise ValueError(f"{folder} holds no pictures; files ending in {', '.join(SUFFIXES)} are looked for")
-    return {path.stem: open_picture(path) for path in paths}
+    stems = Counter(path.stem for path in paths)
+    for path in paths:
+        # Two files that differ in their ending alone keep it in their names.
+        yield replace(open_picture(path), name=path.stem if stems[path.stem] == 1 else path.name)
 
 
 def _read(path: Path) -> Tensor:
+    return _decode(path, str(path))
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> Tensor:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             values = _as_array(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture that can be read; give a PNG, JPEG, WebP or TIFF file") from None
+        raise ValueError(f"{name} is no picture that can be read; give a PNG, JPEG, WebP or TIFF file") from None
+    except PermissionError:
+        raise PermissionError(f"{name} may not be read by this user; change its permissions or copy it") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has more pixels than a photograph; make it smaller first") from None
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged and cannot be read as a picture ({error}); save it once more") from None
+        raise ValueError(f"{name} is damaged and cannot be read as a picture ({error}); save it once more") from None
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.atleast_3d(values), -1, 0)))
 
 
@@ -168,10 +195,10 @@ def _as_array(image: Any) -> np.ndarray:
     """Pillow image to (H, W) or (H, W, 3) float32 in 0..1."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits a pixel
+    if image.mode.startswith("I;16"):
         return np.asarray(image, dtype=np.float32) / 65535
-    if image.mode == "F":
-        raise ValueError("pictures of floating-point values have no scale of their own; save 8 or 16 bits")
+    if image.mode in ("I", "F"):
+        raise ValueError("pictures of 32 bits a pixel have no scale of their own; save 8 or 16 bits")
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     grey = image.mode in ("1", "L")
@@ -196,8 +223,12 @@ def _to_display(linear: Tensor) -> Tensor:
 
 def likeness(first: Tensor, second: Tensor) -> float:
     """Correlation of the fine detail of two maps (H, W), -1 to 1: of what is left without the mean of 9 x 9 pixels."""
-    details = [m - torch.nn.functional.avg_pool2d(m[None], 9, stride=1, padding=4)[0] for m in (first, second)]
-    return float(torch.corrcoef(torch.stack([detail.flatten() for detail in details]))[0, 1])
+
+    def detail(m: Tensor) -> Tensor:
+        # Zeros beyond the border are not part of the picture: counted in, they would draw one frame around both.
+        return m - torch.nn.functional.avg_pool2d(m[None], 9, stride=1, padding=4, count_include_pad=False)[0]
+
+    return float(torch.corrcoef(torch.stack([detail(m).flatten() for m in (first, second)]))[0, 1])
 
 
 # --- exponents of photographs --------------------------------------------------------------------
@@ -278,6 +309,8 @@ def power_law_field(
     radius[0, 0] = 1
     gain = radius ** (-alpha / 2)
     gain[0, 0] = 0
+    if not (torch.isfinite(gain.square()).all() and gain.any()):
+        raise ValueError(f"alpha={alpha} on {height} x {width} pixels makes no field; |alpha| below 50 and 2 pixels do")
     # Mean square over the full plane; columns but the first and an even width's last stand for two.
     full_plane = 2 * gain.square().sum() - gain[:, 0].square().sum()
     if width % 2 == 0:
@@ -292,7 +325,7 @@ def _noise(size: int | tuple[int, int], n: int, generator: torch.Generator | Non
 
 
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (operator.index(n) for n in (size if isinstance(size, tuple | list) else (size, size)))
     if min(height, width) < 1:
         raise ValueError(f"size={size} holds no pixels; give the pixels a side, or (height, width)")
     return height, width
@@ -323,10 +356,14 @@ def dead_leaves(
     """
     height, width = _height_width(size)
     r_max = float(max(height, width)) if r_max is None else float(r_max)
-    if not 0 < r_min <= r_max:
-        raise ValueError(f"r_min={r_min} and r_max={r_max} leave no leaves; 0 < r_min <= r_max is needed")
+    if not (SMALLEST_LEAF <= r_min <= r_max < math.inf and abs(exponent) <= 20):
+        raise ValueError(
+            f"r_min={r_min}, r_max={r_max} and exponent={exponent} make no collage that ever covers the picture; "
+            f"{SMALLEST_LEAF} <= r_min <= r_max pixels and an exponent of at most 20 are needed"
+        )
     radii = _radius_sampler(height, width, exponent, float(r_min), r_max)
-    return torch.from_numpy(np.stack([_one_collage(height, width, radii, generator) for _ in range(n)]))
+    collages = [_one_collage(height, width, radii, generator) for _ in range(n)]
+    return torch.from_numpy(np.stack(collages)) if n else torch.zeros(0, height, width)
 
 
 def _radius_sampler(height: int, width: int, exponent: float, r_min: float, r_max: float):

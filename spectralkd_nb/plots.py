@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -136,9 +136,9 @@ def gallery(pictures: Mapping[str, Tensor], caption: str, columns: int = 4) -> C
 
 def _show(axis, picture: Tensor) -> None:
     if picture.ndim == 3 and len(picture) == 3:
-        axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
+        axis.imshow(picture.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy())
         return
-    grey = picture.reshape(picture.shape[-2:]).detach().float()
+    grey = picture.reshape(picture.shape[-2:]).detach().cpu().float()
     low, high = torch.quantile(grey.flatten()[:: max(1, grey.numel() // 10**6)], torch.tensor([0.01, 0.99])).tolist()
     axis.imshow(grey.numpy(), cmap="gray", vmin=low, vmax=high)
 
@@ -150,6 +150,7 @@ def picture_and_power(grey: Tensor, name: str, edges: str = "none") -> Captioned
         grey: (H, W). name: of the picture.
         edges: see `power_spectrum`; the shares are of the variance only with "none".
     """
+    grey = grey.detach().cpu()
     power = power_spectrum(grey, edges)
     shares = _octave_shares(power, grey.shape)
     figure, axes = _figure(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
@@ -176,6 +177,7 @@ def edge_treatments(
     Args:
         grey: (H, W). name: of the picture. treatments: values of `edges`.
     """
+    grey = grey.detach().cpu()
     figure, axes = _figure(1, len(treatments), height=3.0)
     excess = {}
     for axis, edges in zip(axes[0], treatments, strict=True):
@@ -249,6 +251,7 @@ def spectra_and_laws(
     figure, axes = _figure(1, 1, height=4.0)
     axis, parts = axes[0, 0], []
     for i, (name, spectrum) in enumerate(spectra.items()):
+        spectrum = _on_cpu(spectrum)
         fit = fit_power_law(spectrum, band)
         _draw_law(axis, spectrum, fit, i, name)
         decades, factor = _range_and_miss(spectrum, fit)
@@ -258,7 +261,7 @@ def spectra_and_laws(
         )
     _label_spectrum_axes(axis, title)
     axis.legend(loc="lower left")
-    return CaptionedFigure(figure, f"On log-log axes the rings lie near straight lines: {'; '.join(parts)}.")
+    return CaptionedFigure(figure, f"Straight lines on log-log axes: {'; '.join(parts)}.")
 
 
 def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float]:
@@ -271,7 +274,7 @@ def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, 
 
 def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
     colour = PALETTE[i % len(PALETTE)]
-    frequency, power = spectrum.frequency.cpu().numpy(), spectrum.power.detach().cpu().numpy()
+    frequency, power = spectrum.frequency.numpy(), spectrum.power.numpy()
     inside = (frequency >= fit.band[0]) & (frequency <= fit.band[1])
     axis.plot(
         frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6
@@ -287,6 +290,15 @@ def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: st
     )
 
 
+def _on_cpu(spectrum: RadialSpectrum) -> RadialSpectrum:
+    return replace(
+        spectrum,
+        frequency=spectrum.frequency.cpu(),
+        power=spectrum.power.detach().cpu(),
+        modes=spectrum.modes.cpu(),
+    )
+
+
 def _label_spectrum_axes(axis, title: str) -> None:
     axis.set(xscale="log", yscale="log", xlabel="spatial frequency f, cycles a pixel", ylabel="power P(f)", title=title)
     axis.grid(True, which="major")
@@ -298,6 +310,7 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
     Args:
         spectrum: power (rings,). laws: from `compare_laws`, best first, fitted in the default band.
     """
+    spectrum = _on_cpu(spectrum)
     fit = fit_power_law(spectrum)
     inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
     frequency, power = spectrum.frequency[inside].numpy(), spectrum.power[inside].numpy()
@@ -364,7 +377,7 @@ def orientations(spectra: Mapping[str, RadialSpectrum]) -> CaptionedFigure:
     figure, axes = _figure(1, 1, height=3.6)
     axis, parts = axes[0, 0], []
     for i, (name, spectrum) in enumerate(spectra.items()):
-        relative = _power_by_direction(spectrum)
+        relative = _power_by_direction(_on_cpu(spectrum))
         # 0 and 180 degrees are the same wave; closing the curve shows it.
         angles = [*spectrum.orientation.tolist(), 180.0]
         values = [*relative.tolist(), float(relative[0])]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
@@ -46,14 +46,16 @@ EDGES = ("periodic", "hann", "tukey", "none")
 METHODS = ("whittle", "weighted", "least_squares")
 
 SMALLEST_SIDE = 4  # pixels; below it a map has a single ring
+FEWEST_IMAGES = 10  # below it a 95 % bootstrap interval covers less than 91 %
 FEWEST_RINGS = 4  # fewer rings than this and alpha is not to be trusted
 EDGES_AGREE = 0.2  # two edge treatments may differ by this much in alpha
 STRAIGHT = 0.5  # the lower and upper half of the band may differ by this much in alpha
 BAND_TOP = 0.45  # cycles a pixel: the ring at Nyquist is half a ring, and aliased
 BAND_TOP_STRIDED = 0.35  # a stride folds power back from above; it lifts the top third of the band
 Z_95 = 1.959964  # two-sided 95 % point of the normal distribution
-DENSE_SIDE = 112  # pixels; up to here a dense ring matrix is small (1.5 MB) and quicker
+DENSE_MATRIX = 2**19  # entries; up to here (124 x 124 pixels) a dense matrix averages rings quicker than indices do
 NEWTON_STEPS = 60
+BLOCK = 100  # bootstrap draws at a time
 STACK_PIXELS = 2**20  # maps computed at a time on a CPU: 4 MB, and memory stays low for any batch
 
 
@@ -93,20 +95,22 @@ def power_spectrum(maps: Tensor, edges: str = "periodic") -> Tensor:
     return (modes.real.square() + modes.imag.square()) / math.prod(maps.shape[-2:])
 
 
-def mode_weights(width: int) -> Tensor:
+def mode_weights(width: int, device: torch.device | str | None = None) -> Tensor:
     """How many modes of the full plane each column of the half plane stands for.
 
     A real map's spectrum is symmetric, so `rfft2` stores a column and leaves its mirror out: columns
     count twice, except the first and, at even width, the last, which are their own mirrors.
 
     Args:
-        width: W, pixels. Returns: (W // 2 + 1,) float64, summing to W.
+        width: W, pixels. device: where the weights are wanted.
+    Returns:
+        (W // 2 + 1,), summing to W; float64, or float32 on a device without float64.
     """
-    weights = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)
+    weights = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64, device="cpu")
     weights[0] = 1
     if width % 2 == 0:
         weights[-1] = 1
-    return weights
+    return _moved(weights, torch.device(device or "cpu"))
 
 
 def periodic_part(maps: Tensor) -> Tensor:
@@ -141,13 +145,35 @@ def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     amplitudes = [mode.abs() for mode in modes]
     # angle() of a mode without power is 0, so an empty mode stays a real one
     phases = [torch.polar(torch.ones_like(a), mode.angle()) for a, mode in zip(amplitudes, modes, strict=True)]
-    # The mean is a sign, not a phase: a dark picture must not turn into its negative.
-    for phase in phases:
-        phase[..., 0, 0] = 1
     mixed = amplitudes[0] * phases[1], amplitudes[1] * phases[0]
     for mix, source in zip(mixed, modes, strict=True):
-        mix[..., 0, 0] = source[..., 0, 0]
+        mix[..., 0, 0] = source[..., 0, 0]  # the mean is a sign, not a phase: keep a dark picture from turning negative
     return torch.fft.irfft2(mixed[0], s=size), torch.fft.irfft2(mixed[1], s=size)
+
+
+def _by_size(function: Callable) -> Callable:
+    """lru_cache for what depends on sizes alone: ordinary tensors, whatever mode the first caller happens to be in.
+
+    A tensor made in inference mode could never again be used where gradients are wanted.
+    """
+
+    @lru_cache(maxsize=64)
+    @wraps(function)
+    def remembered(*arguments):
+        with torch.inference_mode(False), torch.device("cpu"):
+            return function(*arguments)
+
+    return remembered
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A float64 tensor on the device, as float32 where the device has no float64."""
+    return tensor.float().to(device) if device.type == "mps" else tensor.to(device)
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU where its device has no float64."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 def _checked(maps: Tensor) -> Tensor:
@@ -210,7 +236,7 @@ def _without_smooth_part(modes: Tensor, maps: Tensor) -> Tensor:
     return modes.addcmul_(across_rows, rows, value=-1).addcmul_(across_columns, columns, value=-1)
 
 
-@lru_cache(maxsize=64)
+@_by_size
 def _smooth_factors(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     row = 2 * torch.pi * torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
     column = 2 * torch.pi * torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
@@ -253,7 +279,8 @@ class RadialSpectrum:
         count = math.prod(leading)
         if count == 0:
             raise ValueError("there is no map to average over; pass at least one")
-        power = self.power.double().flatten(0, len(leading) - 1).mean(0) if leading else self.power.double()
+        power = _float64(self.power)
+        power = power.flatten(0, len(leading) - 1).mean(0) if leading else power
         return replace(self, power=power, maps=self.maps * count)
 
 
@@ -268,11 +295,13 @@ def radial_spectrum(maps: Tensor, edges: str = "periodic", crop: int = 0, sector
         maps: real floating maps (..., H, W), at least 4 pixels a side after cropping.
         edges: see `power_spectrum`.
         crop: pixels to leave out at each border, for instance those that zero padding has touched.
-        sectors: also split each ring into this many orientations (half turns divided evenly).
+        sectors: also split each ring into this many orientations (half turns divided evenly). A mode on the border of
+            two belongs to the one at the larger angle.
 
     Returns:
         `RadialSpectrum` with power (..., min(H, W) // 2), or (..., sectors, rings). A sector of a small
-        ring may hold no mode; its power is 0 and its mode count 0, and fits leave it out.
+        ring may hold no mode; its power is 0 and its mode count 0, and fits leave it out. On a GPU on which TF32 matrix
+        products are allowed the averages are rounded to three digits.
 
     Raises:
         ValueError: NaN or infinite maps, maps too small, unknown edges. TypeError: not real floating.
@@ -300,9 +329,9 @@ def _as_spectrum(power: Tensor, shape: tuple[int, int], sectors: int | None, map
     rings = _rings(*shape, sectors)
     layout = (-1,) if sectors is None else (sectors, min(shape) // 2)
     return RadialSpectrum(
-        frequency=rings.frequency.reshape(layout).to(power.device),
+        frequency=_moved(rings.frequency.reshape(layout), power.device),
         power=power if sectors is None else power.unflatten(-1, layout),
-        modes=rings.modes.reshape(layout).to(power.device),
+        modes=_moved(rings.modes.reshape(layout), power.device),
         maps=maps,
         shape=shape,
         edges=edges,
@@ -342,7 +371,7 @@ class _Rings:
     orientation: Tensor | None
 
 
-@lru_cache(maxsize=64)
+@_by_size
 def _rings(height: int, width: int, sectors: int | None) -> _Rings:
     if sectors is not None and sectors < 2:
         raise ValueError(f"sectors={sectors} splits nothing; give 2 or more, or None for whole rings")
@@ -374,18 +403,18 @@ def _rings(height: int, width: int, sectors: int | None) -> _Rings:
 def _ring_average(squares: Tensor, shape: tuple[int, int], sectors: int | None) -> Tensor:
     """Average over rings of (..., H, Wh, parts): the last dimension holds what adds up to a mode's power."""
     parts = squares.shape[-1]
-    if min(shape) <= DENSE_SIDE:
+    rings = _rings(*shape, sectors)
+    if len(rings.cell) * len(rings.modes) <= DENSE_MATRIX:
         matrix = _ring_matrix(*shape, sectors, parts, squares.dtype, squares.device)
         # Half-precision autocast would round the average to three digits.
         with torch.autocast(device_type=squares.device.type, enabled=False):
             return squares.flatten(-3) @ matrix
-    rings = _rings(*shape, sectors)
     weighted = squares.sum(-1).flatten(-2) * rings.share.to(squares)
     sums = weighted.new_zeros(*weighted.shape[:-1], len(rings.modes) + 1)
     return sums.index_add(-1, rings.cell.to(squares.device), weighted)[..., :-1]
 
 
-@lru_cache(maxsize=64)
+@_by_size
 def _ring_matrix(
     height: int, width: int, sectors: int | None, parts: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -404,13 +433,13 @@ class PowerLawFit:
 
     Attributes:
         alpha: the exponent; NaN where a ring in the band has no power.
-        standard_error: sampling error of alpha, see `fit_power_law`.
+        standard_error: sampling error of alpha in theory, see `fit_power_law`.
         interval: (..., 2), the 95 % interval, alpha -+ 1.96 standard errors.
         amplitude: A, power at 1 cycle a pixel, units of maps squared.
         r_squared: share of the variance of ln P over the rings (weighted as in the fit) that the law explains. A
-            weak test: spectra with a visible break reach 0.99.
-        deviance: Gamma deviance. For independent Gaussian fields that obey the law it is distributed as
-            chi-squared with rings - 2 degrees of freedom; larger means that the law does not hold.
+            weak test: spectra with a visible break reach 0.99, and a flat spectrum has nothing to explain.
+        deviance: Gamma deviance. For independent Gaussian fields that obey the law, and the Whittle fit, it is
+            distributed as chi-squared with rings - 2 degrees of freedom; larger means that the law does not hold.
         band: (lowest, highest) frequency asked for, cycles a pixel.
         rings: number of rings in the band.
         method: "whittle", "weighted" or "least_squares".
@@ -464,12 +493,11 @@ def fit_power_law(
     - "whittle": the most likely law, the minimum of sum nu/2 (P/M + ln M) (Whittle 1953). A profiles out, alpha
       takes a few Newton steps. No bias from taking logarithms, smallest error.
     - "weighted": a straight line through ln P against ln f, weighted by nu. Closed form.
-    - "least_squares": the same line unweighted, as most papers do; 25 to 75 % noisier.
+    - "least_squares": the same line unweighted, as most papers do; hardly noisier at 14 pixels, 50 % at 112.
 
-    The standard error is the sampling theory's for the first two, [1/2 sum nu (ln f - mean)^2]^(-1/2) for
-    "whittle"; for "least_squares" it comes from the residuals. Theory takes maps to be independent Gaussian
-    fields. Pictures are not, and channels of one image are not independent: there, `spectral_exponent`
-    bootstraps over images.
+    The standard error is the sampling theory's: [1/2 sum nu (ln f - mean)^2]^(-1/2) for "whittle", and for the lines
+    what follows from var ln P = trigamma(nu / 2). Theory takes maps to be independent Gaussian fields. Pictures are
+    not, and channels of one image are not independent: there, `spectral_exponent` bootstraps over images.
 
     Args:
         spectrum: from `radial_spectrum` or `SpectrumAccumulator`.
@@ -477,7 +505,8 @@ def fit_power_law(
         method: see above.
 
     Returns:
-        `PowerLawFit`; alpha is NaN where a ring of the band is without power. alpha and amplitude are
+        `PowerLawFit`; alpha is NaN where a ring of the band is without power, where a sector has fewer than 2 rings,
+        and where the search for it does not end (one ring outshines the others beyond all measure). alpha and amplitude are
         differentiable in `spectrum.power`.
 
     Raises:
@@ -492,7 +521,7 @@ def fit_power_law(
         alpha, log_amplitude = _fit_line(rings if method == "weighted" else rings.unweighted())
     log_model = log_amplitude[..., None] - alpha[..., None] * rings.log_frequency
     weight = torch.ones_like(rings.weight) * (rings.weight > 0) if method == "least_squares" else rings.weight
-    error = _standard_error(rings, log_model, method)
+    error = _standard_error(rings, method)
     return PowerLawFit(
         alpha=alpha,
         standard_error=error,
@@ -516,31 +545,36 @@ class _BandRings:
     band: tuple[float, float]
     count: int
 
-    @property
-    def power(self) -> Tensor:
-        return self.log_power.exp()
-
     def unweighted(self) -> _BandRings:
         return replace(self, weight=(self.weight > 0).double())
 
 
 def _rings_in_band(spectrum: RadialSpectrum, band: tuple[float, float] | None) -> _BandRings:
     # Float64 does not exist on every accelerator, and a handful of rings is quick anywhere.
-    device = spectrum.power.device if spectrum.power.device.type != "mps" else torch.device("cpu")
-    frequency, modes = spectrum.frequency.to(device), spectrum.modes.to(device)
-    power = spectrum.power.to(device).double()
-    low, high = band or default_band(spectrum.shape)
+    power, frequency, modes = _float64(spectrum.power), _float64(spectrum.frequency), _float64(spectrum.modes)
+    low, high = default_band(spectrum.shape) if band is None else _checked_band(band)
     inside = (frequency >= low) & (frequency <= high) & (modes > 0)
     count = int(inside.any(0).sum() if inside.ndim > 1 else inside.sum())
     if count < 2:
         raise ValueError(
-            f"{count} rings lie between {low:.3g} and {high:.3g} cycles a pixel on maps of "
-            f"{spectrum.shape[0]} x {spectrum.shape[1]} pixels, and a line needs 2; widen the band or take larger maps"
+            f"{count} {'ring lies' if count == 1 else 'rings lie'} between {low:.3g} and {high:.3g} cycles a pixel on "
+            f"maps of {spectrum.shape[0]} x {spectrum.shape[1]} pixels, and a line needs 2; widen the band or take "
+            "larger maps"
         )
-    powered = ((power > 0) | ~inside).all(-1, keepdim=True)
+    powered = ((power > 0) | ~inside).all(-1, keepdim=True) & (inside.sum(-1, keepdim=True) >= 2)
     usable = torch.where(inside & powered, power, torch.ones_like(power))
     log_power = torch.where(powered, usable.log(), torch.nan)
     return _BandRings(frequency.log(), log_power, modes * spectrum.maps * inside, (low, high), count)
+
+
+def _checked_band(band: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in band)
+    except (TypeError, ValueError):
+        raise ValueError(f"band={band!r} is no pair of frequencies; give (lowest, highest) in cycles a pixel") from None
+    if not 0 <= low < high < math.inf:
+        raise ValueError(f"band=({low:g}, {high:g}) is no band; give 0 <= lowest < highest, in cycles a pixel")
+    return low, high
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -560,9 +594,10 @@ def _fit_whittle(rings: _BandRings) -> tuple[Tensor, Tensor]:
     x = rings.log_frequency - _mean(rings.log_frequency, rings.weight)[..., None]
 
     def newton_step(alpha: Tensor) -> Tensor:
-        whitened = rings.weight * torch.exp(rings.log_power + alpha[..., None] * x)
-        gradient = _mean(x, whitened)
-        return (gradient / (_mean(x.square(), whitened) - gradient.square())).clamp(-1, 1)
+        share = torch.softmax(rings.weight.log() + rings.log_power + alpha[..., None] * x, -1)
+        gradient = (share * x).sum(-1)
+        curvature = (share * (x - gradient[..., None]).square()).sum(-1)
+        return (gradient / curvature).clamp(-1, 1)
 
     with torch.no_grad():
         alpha = _fit_line(rings)[0]
@@ -571,26 +606,26 @@ def _fit_whittle(rings: _BandRings) -> tuple[Tensor, Tensor]:
             alpha = alpha - step
             if not (step.abs() > 1e-12).any():
                 break
-    # One more step, recorded: at the minimum its derivative is that of the minimum itself.
+        alpha = torch.where(step.abs() < 1e-6, alpha, torch.nan)
+    # Two more steps, recorded: at the minimum their first and second derivatives are those of the minimum itself.
     alpha = alpha - newton_step(alpha)
-    log_amplitude = _mean(rings.power * torch.exp(alpha[..., None] * rings.log_frequency), rings.weight).log()
-    return alpha, log_amplitude
+    alpha = alpha - newton_step(alpha)
+    whitened = rings.weight.log() + rings.log_power + alpha[..., None] * rings.log_frequency
+    return alpha, torch.logsumexp(whitened, -1) - rings.weight.sum(-1).log()
 
 
-def _standard_error(rings: _BandRings, log_model: Tensor, method: str) -> Tensor:
-    rings = rings.unweighted() if method == "least_squares" else rings
-    x = rings.log_frequency - _mean(rings.log_frequency, rings.weight)[..., None]
-    spread = (rings.weight * x.square()).sum(-1)
+def _standard_error(rings: _BandRings, method: str) -> Tensor:
+    """What sampling theory says of alpha, before any power is seen."""
+    line_weight = (rings.unweighted() if method == "least_squares" else rings).weight
+    x = rings.log_frequency - _mean(rings.log_frequency, line_weight)[..., None]
+    spread = (line_weight * x.square()).sum(-1)
     if method == "whittle":
         error = (0.5 * spread).rsqrt()
-    elif method == "weighted":
+    else:
         # ln of a Gamma variable of shape nu/2 has variance trigamma(nu/2)
         variance = torch.where(rings.weight > 0, torch.polygamma(1, rings.weight.clamp(min=1e-9) / 2), 0.0)
-        error = (rings.weight.square() * x.square() * variance).sum(-1).sqrt() / spread
-    else:
-        residual = (rings.weight * (rings.log_power - log_model).square()).sum(-1)
-        error = (residual / (rings.weight.sum(-1) - 2) / spread).sqrt()
-    return torch.where(torch.isnan(log_model).any(-1), torch.nan, error).detach()
+        error = ((line_weight * x).square() * variance).sum(-1).sqrt() / spread
+    return error + 0 * rings.log_power.detach().sum(-1)  # NaN where there is no fit
 
 
 def _r_squared(log_power: Tensor, log_model: Tensor, weight: Tensor) -> Tensor:
@@ -658,7 +693,11 @@ _LAWS = {
     ),
     "broken": _Law(
         _broken,
-        lambda a, c, x: [(c, a, 0.0, float(x[0] + share * (x[-1] - x[0]))) for share in (0.25, 0.5, 0.75, 0.9)],
+        lambda a, c, x: [
+            (c, a, steepening, float(x[0] + share * (x[-1] - x[0])))
+            for share in (0.25, 0.5, 0.75, 0.9)
+            for steepening in (-1.0, 1.0)
+        ],
         lambda p: {"alpha below": p[1], "alpha above": p[1] + p[2], "break frequency": math.exp(p[3])},
     ),
     "knee": _Law(
@@ -707,13 +746,13 @@ def compare_laws(spectrum: RadialSpectrum, band: tuple[float, float] | None = No
         log_ratio = log_power - law.log_power(parameters, x)
         return float((weight * (log_ratio.clamp(max=50).exp() - 1 - log_ratio)).sum()) / 2
 
+    def search(start, law):
+        options = {"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9}
+        once = minimize(objective, start, (law,), method="Nelder-Mead", options=options)
+        return minimize(objective, once.x, (law,), method="Nelder-Mead", options=options)  # a simplex can stop short
+
     def fit(name: str, law: _Law) -> LawFit:
-        searches = [
-            minimize(
-                objective, start, (law,), method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-9}
-            )
-            for start in law.starts(float(alpha), float(log_amplitude), x)
-        ]
+        searches = [search(start, law) for start in law.starts(float(alpha), float(log_amplitude), x)]
         best = min(searches, key=lambda search: search.fun)
         saturated = float((weight * (1 + log_power)).sum())  # 2 L of a law that meets every ring
         return LawFit(
@@ -776,9 +815,9 @@ def spectral_exponent(
     97.5 % range of alpha over `resamples` draws of as many images with replacement. Images, because neither the
     channels of one image nor the rings of one map are independent draws of anything.
 
-    alpha is flagged where fewer than 4 rings lie in the band, where another edge treatment gives an alpha more than
-    0.2 away, or where the spectrum bends: the exponents of the band's halves, from a log-quadratic fit,
-    differ by more than 0.5 and by more than 2.5 standard errors.
+    alpha is flagged where 2 to 9 images are too few to resample, where fewer than 4 rings lie in the band, where
+    another edge treatment gives an alpha more than 0.2 away, or where the spectrum bends: the exponents of the band's
+    halves, from a log-quadratic fit, differ by more than 0.5 and by more than 2.5 standard errors.
 
     Args:
         maps: (H, W), one image; or (images, ..., H, W).
@@ -786,55 +825,69 @@ def spectral_exponent(
         resamples: bootstrap draws. seed: of the bootstrap's generator; the same seed gives the same interval.
 
     Raises:
-        ValueError, TypeError: as `radial_spectrum`. A constant map is no error: alpha is NaN and the reason says so.
+        ValueError, TypeError: as `radial_spectrum` and `fit_power_law`. Maps that have no exponent (constant, or of 4
+            pixels, or without power in a ring) are no error: alpha is NaN and the reason says why.
     """
-    maps = _checked(maps)
+    if method not in METHODS or resamples < 1:
+        raise ValueError(
+            f"method={method!r} and resamples={resamples}: the method is one of {METHODS}, resamples 1 or more"
+        )
+    maps = _cropped(_checked(maps).detach(), crop)
     images = maps[None] if maps.ndim == 2 else maps
-    spectrum = radial_spectrum(images, edges, crop)
-    per_image = spectrum.power.double().reshape(len(images), -1, spectrum.power.shape[-1]).mean(1)
+    if len(images) == 0 or images.numel() == 0:
+        raise ValueError("there are no maps; pass at least one image")
+    spectrum = radial_spectrum(images, edges)
+    per_image = _float64(spectrum.power).reshape(len(images), -1, spectrum.power.shape[-1]).mean(1)
     pooled = spectrum.average()
-    if _is_constant(images, pooled):
-        reason = "the maps are constant, and a constant has no exponent"
+
+    def no_exponent(reason: str) -> SpectralExponent:
         return SpectralExponent(math.nan, (math.nan, math.nan), len(images), (reason,), None, pooled)
+
+    if _is_constant(images):
+        return no_exponent("the maps are constant, and a constant has no exponent")
+    if band is None and min(pooled.shape) * BAND_TOP < 2:
+        return no_exponent(f"maps of {pooled.shape[0]} x {pooled.shape[1]} pixels have a single ring to fit")
     fit = fit_power_law(pooled, band, method)
+    if math.isnan(fit.alpha):
+        return no_exponent("a ring of the band has no power, or nearly all of it (a periodic pattern?), so no law fits")
     if len(images) > 1:
         interval = _bootstrap(replace(pooled, power=per_image), band, method, resamples, seed)
     else:
         interval = tuple(fit.interval.tolist())
-    reasons = _reasons_to_distrust(images, pooled, fit, crop, band)
+    reasons = _reasons_to_distrust(images, pooled, fit)
     return SpectralExponent(float(fit.alpha), interval, len(images), reasons, fit, pooled)
 
 
-def _is_constant(maps: Tensor, pooled: RadialSpectrum) -> bool:
-    """Whether all power is the rounding error of the values themselves."""
-    rounding = 8 * torch.finfo(maps.dtype).eps * float(maps.detach().abs().amax())
-    variance = float((pooled.power * pooled.modes).sum()) / math.prod(pooled.shape)
-    return variance <= rounding**2
+def _is_constant(maps: Tensor) -> bool:
+    """Whether all variance of every map is the rounding error of its own values."""
+    rounding = 8 * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1))
+    return bool((maps.var((-2, -1)) <= rounding.square()).all())
 
 
 def _bootstrap(
     per_image: RadialSpectrum, band: tuple[float, float] | None, method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
-    power = per_image.power.detach().cpu()
+    power = per_image.power.cpu()
+    on_cpu = replace(per_image, frequency=per_image.frequency.cpu(), modes=per_image.modes.cpu())
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(power), (resamples, len(power)), generator=generator)
-    counts = torch.zeros(resamples, len(power), dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    resampled = replace(
-        per_image,
-        power=counts @ power / len(power),
-        frequency=per_image.frequency.cpu(),
-        modes=per_image.modes.cpu(),
-    )
-    alphas = fit_power_law(resampled, band, method).alpha
+
+    def resampled_alphas(n: int) -> Tensor:
+        drawn = torch.randint(len(power), (n, len(power)), generator=generator)
+        counts = torch.zeros(n, len(power), dtype=torch.float64)
+        counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        return fit_power_law(replace(on_cpu, power=counts @ power / len(power)), band, method).alpha
+
+    # In blocks, so that many images do not need a table of images x resamples.
+    blocks = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
+    alphas = torch.cat([resampled_alphas(n) for n in blocks])
     low, high = torch.nanquantile(alphas, torch.tensor([0.025, 0.975], dtype=alphas.dtype)).tolist()
     return low, high
 
 
-def _reasons_to_distrust(
-    images: Tensor, pooled: RadialSpectrum, fit: PowerLawFit, crop: int, band: tuple[float, float] | None
-) -> tuple[str, ...]:
+def _reasons_to_distrust(images: Tensor, pooled: RadialSpectrum, fit: PowerLawFit) -> tuple[str, ...]:
     reasons = []
+    if 1 < len(images) < FEWEST_IMAGES:
+        reasons.append(f"a bootstrap of {len(images)} images is too narrow, {FEWEST_IMAGES} are needed")
     if fit.rings < FEWEST_RINGS:
         reasons.append(
             f"only {fit.rings} rings lie between {fit.band[0]:.3f} and {fit.band[1]:.3f} cycles a pixel, "
@@ -844,14 +897,14 @@ def _reasons_to_distrust(
     # A taper makes the first ring worthless, so the treatments are compared without it.
     shared = (max(fit.band[0], 1.5 / min(pooled.shape)), fit.band[1])
     with torch.no_grad():
-        checked = radial_spectrum(images, other, crop).average()
+        checked = radial_spectrum(images, other).average()
         try:
             here, there = (float(fit_power_law(s, shared, fit.method).alpha) for s in (pooled, checked))
         except ValueError:  # the band ends below ring 2
             here = there = math.nan
     if abs(here - there) > EDGES_AGREE:
         reasons.append(f'edge treatments disagree, {here:.2f} with "{pooled.edges}" and {there:.2f} with "{other}"')
-    difference, error = _bend(_rings_in_band(pooled, band))
+    difference, error = _bend(_rings_in_band(pooled, fit.band))
     if abs(difference) > max(STRAIGHT, 2.5 * error):
         reasons.append(
             f"the spectrum bends, alpha is about {fit.alpha - difference / 2:.1f} in the lower half of the "
@@ -872,8 +925,8 @@ def _bend(rings: _BandRings) -> tuple[float, float]:
     curvature = (rings.weight * square * rings.log_power).sum(-1) / spread
     inside = rings.log_frequency[rings.weight > 0]
     # d ln P / d ln f = -alpha + 2 c x, and the halves' midpoints lie half of the band apart.
-    octaves = float(inside.max() - inside.min())
-    return float(-curvature) * octaves, float((0.5 * spread).rsqrt()) * octaves
+    log_range = float(inside.max() - inside.min())
+    return float(-curvature) * log_range, float((0.5 * spread).rsqrt()) * log_range
 
 
 # --- more maps than memory holds -----------------------------------------------------------------
@@ -895,6 +948,10 @@ class SpectrumAccumulator:
     """
 
     def __init__(self, edges: str = "periodic", crop: int = 0, sectors: int | None = None) -> None:
+        # What is wrong is said now, not after the data has gone by.
+        radial_spectrum(
+            torch.zeros(SMALLEST_SIDE + 2 * max(crop, 0), SMALLEST_SIDE + 2 * max(crop, 0)), edges, crop, sectors
+        )
         self.edges, self.crop, self.sectors = edges, crop, sectors
         self.maps = 0
         self._shape: tuple[int, int] | None = None
@@ -904,6 +961,8 @@ class SpectrumAccumulator:
     def update(self, maps: Tensor) -> SpectrumAccumulator:
         """Add maps (..., H, W). A batch that is refused (NaN, another size) leaves the sum as it was."""
         maps = _cropped(_checked(maps), self.crop)
+        if maps.numel() == 0:
+            return self
         shape = tuple(maps.shape[-2:])
         self._require_shape(shape)
         power = sum(_summed(power_spectrum(stack, self.edges)) for stack in _stacks(maps))
@@ -945,4 +1004,4 @@ class SpectrumAccumulator:
 
 def _summed(power: Tensor) -> Tensor:
     """Sum over maps in float64, on the CPU where the device has no float64."""
-    return power.sum(0).cpu().double() if power.device.type == "mps" else power.sum(0, dtype=torch.float64)
+    return _float64(power.sum(0)) if power.device.type == "mps" else power.sum(0, dtype=torch.float64)

@@ -10,6 +10,7 @@ from PIL import Image
 from spectralkd_nb.pictures import (
     Picture,
     dead_leaves,
+    likeness,
     measure_exponents,
     measured_photographs,
     open_folder,
@@ -134,6 +135,20 @@ def test_a_folder_opens_in_the_order_of_its_names(tmp_path, values):
     assert list(open_folder(tmp_path)) == ["a", "b"]
 
 
+def test_names_that_differ_in_their_ending_alone_are_both_kept(tmp_path, values):
+    for name in ("x.png", "x.jpg"):
+        Image.fromarray(values).save(tmp_path / name)
+    (tmp_path / "._x.jpg").write_bytes(b"what one system leaves behind on another's disk")
+    (tmp_path / "folder.png").mkdir()
+    assert list(open_folder(tmp_path)) == ["x.jpg", "x.png"]
+
+
+def test_values_without_a_scale_are_refused(tmp_path):
+    Image.fromarray(np.ones((8, 8), np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match="no scale"):
+        open_picture(tmp_path / "deep.tif")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [(b"", "no picture that can be read"), (b"plain text", "no picture that can be read"), (None, "there is no file")],
@@ -217,6 +232,27 @@ def test_dead_leaves_follow_five_minus_p(exponent):
     assert fit.alpha == pytest.approx(5 - exponent, abs=0.2)
 
 
+def test_no_fields_at_all():
+    assert dead_leaves(8, n=0).shape == power_law_field(8, 2.0, n=0).shape == white_noise(8, n=0).shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize(("size", "alpha"), [(16, math.nan), (512, 400.0), (1, 2.0)])
+def test_impossible_fields_are_said_clearly(size, alpha):
+    with pytest.raises(ValueError, match="makes no field"):
+        power_law_field(size, alpha)
+
+
+def test_sizes_may_come_from_numpy():
+    assert white_noise(np.int64(6)).shape == (1, 6, 6)
+
+
+def test_likeness_is_of_detail_and_knows_no_border():
+    first, second = (0.5 + 0.03 * white_noise(64, generator=generator(seed))[0] for seed in (1, 2))
+    assert likeness(first, first) == pytest.approx(1)
+    assert likeness(first, -first) == pytest.approx(-1)
+    assert abs(likeness(first, second)) < 0.05
+
+
 def test_sharp_edges_alone_fall_as_f_to_the_minus_three():
     discs = dead_leaves(512, n=4, r_min=32, r_max=32, generator=generator())
     fit = fit_power_law(radial_spectrum(discs).average(), (0.04, 0.2))
@@ -240,7 +276,14 @@ def test_the_collage_looks_the_same_everywhere():
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [({"r_min": 0}, "0 < r_min <= r_max"), ({"r_min": 9, "r_max": 3}, "no leaves"), ({"size": 0}, "no pixels")],
+    [
+        ({"r_min": 0}, "r_min <= r_max"),
+        ({"r_min": 9, "r_max": 3}, "no collage"),
+        ({"r_max": math.inf}, "no collage"),
+        ({"exponent": math.nan}, "no collage"),
+        ({"exponent": -400}, "no collage"),
+        ({"size": 0}, "no pixels"),
+    ],
 )
 def test_impossible_leaves_are_said_clearly(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):

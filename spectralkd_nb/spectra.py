@@ -506,8 +506,8 @@ def fit_power_law(
 
     Returns:
         `PowerLawFit`; alpha is NaN where a ring of the band is without power, where a sector has fewer than 2 rings,
-        and where the search for it does not end (one ring outshines the others beyond all measure). alpha and amplitude are
-        differentiable in `spectrum.power`.
+        and where the search for it does not end (one ring outshines the others beyond all measure). alpha and
+        amplitude are differentiable in `spectrum.power`.
 
     Raises:
         ValueError: unknown method, or a band with fewer than 2 rings.

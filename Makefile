@@ -8,9 +8,12 @@ LAB_OPTIONS ?=
 # Measured on Linux, where torch brings CUDA. README.md says the same; a test compares them.
 DOWNLOAD := 3.2 GB
 DISK := 6.4 GB
+COLAB_DOWNLOAD := 160 MB
+COLAB_DISK := 600 MB
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COLAB := $(VENV)-colab
 
 # What the tools remember stays in the repository, in a folder that git ignores.
 export IPYTHONDIR := $(CURDIR)/.state/ipython
@@ -19,10 +22,10 @@ export JUPYTER_DATA_DIR := $(CURDIR)/.state/jupyter/data
 export JUPYTER_RUNTIME_DIR := $(CURDIR)/.state/jupyter/runtime
 export MPLCONFIGDIR := $(CURDIR)/.state/matplotlib
 
-.PHONY: help lab test notebooks bench format clean
+.PHONY: help lab test notebooks badges answers test-colab bench format clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "PYTHON=python3.12   another Python, 3.11 or newer (for the first installation)"
 	@echo "VENV=.venv          another folder for the virtual environment"
@@ -53,6 +56,20 @@ notebooks: $(INSTALLED) ## run every notebook from a fresh kernel and store its 
 	    --ClearMetadataPreprocessor.preserve_cell_metadata_mask='{"cellView", "jupyter", "tags"}' \
 	    --ClearMetadataPreprocessor.preserve_nb_metadata_mask='{"kernelspec", ("language_info", "name")}' \
 	    notebooks/*.ipynb
+	$(BIN)/python .ci/tidy.py notebooks/*.ipynb
+
+badges: $(INSTALLED) ## write the repository's address (pyproject.toml) into the lessons' set-up cells and Colab badges
+	$(BIN)/python .ci/badges.py
+
+answers: $(INSTALLED) ## make the teacher's copy of the lessons, exercises solved, in build/answers
+	$(BIN)/python .ci/answers.py
+
+# Colab itself cannot be had here: its widgets, its kernel and what draws and computes are, but not its page.
+test-colab: export IPYTHONDIR := $(CURDIR)/.state/colab/ipython
+test-colab: export JUPYTER_DATA_DIR := $(CURDIR)/.state/colab/jupyter
+test-colab: export MPLCONFIGDIR := $(CURDIR)/.state/colab/matplotlib
+test-colab: $(COLAB)/.installed ## run the notebooks and the widgets' tests with packages of Colab's generation
+	$(COLAB)/bin/pytest --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
 
 bench: $(INSTALLED) ## measure the speed
 	$(BIN)/pytest tests/benchmarks
@@ -81,3 +98,22 @@ $(BIN)/pip:
 	    { echo "Python 3.11 or newer is needed, and $(PYTHON) is none; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu install python3-venv first."; exit 1; }
+
+# Everything is installed anew but torch and its libraries, 3 GB, which are borrowed from $(VENV) by links in a folder of
+# their own: pip finds them installed, and its second constraint makes it stop rather than download another torch. The
+# whole of $(VENV) behind the new packages would be less to write, but there a package that Colab's generation lacks
+# would be found in the newer one, and the test would pass.
+$(COLAB)/.installed: .ci/colab.txt $(INSTALLED)
+	@echo "Installing into $(COLAB): about $(COLAB_DOWNLOAD) to download, $(COLAB_DISK) on disk; torch stays that of $(VENV)."
+	@$(BIN)/python -m venv --clear $(COLAB)
+	@mkdir $(COLAB)/torch
+	@find "$$($(BIN)/python -c '$(FOLDER)')" -maxdepth 1 \
+	    '(' -name 'torch*' -o -name functorch -o -name 'triton*' -o -name 'nvidia*' -o -name 'cuda*' ')' \
+	    -exec ln -s '{}' $(COLAB)/torch/ ';'
+	@echo "$(abspath $(COLAB))/torch" > "$$($(COLAB)/bin/python -c '$(FOLDER)')/torch.pth"
+	@$(BIN)/python -m pip list --format=freeze | grep '^torch' > $(COLAB)/torch.txt
+	@$(COLAB)/bin/python -m pip install --constraint .ci/colab.txt --constraint $(COLAB)/torch.txt --editable '.[test]'
+	@$(COLAB)/bin/python -c 'import matplotlib.font_manager'
+	@touch $@
+
+FOLDER := import sysconfig; print(sysconfig.get_path("platlib"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +27,7 @@ from spectralkd_nb.spectra import (
     fit_power_law,
     mode_weights,
     power_spectrum,
+    radial_spectrum,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ __all__ = [
     "CaptionedFigure",
     "edge_treatments",
     "exponent_spread",
+    "from_picture_to_law",
     "gallery",
+    "law_by_band",
     "orientations",
     "picture_and_power",
     "rival_laws",
@@ -169,6 +173,40 @@ def picture_and_power(grey: Tensor, name: str, edges: str = "none") -> Captioned
     return CaptionedFigure(figure, caption)
 
 
+def from_picture_to_law(
+    grey: Tensor, name: str, edges: str = "periodic", band: tuple[float, float] | None = None
+) -> CaptionedFigure:
+    """The whole path in one figure: a picture, the power of its waves, the ring average and the law fitted to it.
+
+    Args:
+        grey: (H, W). name: of the picture. edges: see `power_spectrum`. band: of the fit, `default_band` if None.
+    """
+    grey = grey.detach().cpu()
+    spectrum = radial_spectrum(grey, edges)
+    fit = fit_power_law(spectrum, band)
+    figure, axes = _figure(1, 3, height=3.0, width_ratios=(1, 1, 1.5))
+    left, middle, right = axes[0]
+    _show(left, grey)
+    left.set(title=name, xticks=[], yticks=[])
+    _show_plane(middle, power_spectrum(grey, edges), grey.shape)
+    middle.set_title(f'power, edges="{edges}"')
+    _draw_law(right, spectrum, fit, 0, "fit")
+    _label_spectrum_axes(right, f"$\\alpha$ = {fit.alpha:.2f}")
+    right.set(xlim=(2e-3, 0.6), ylim=_around(spectrum.power))
+    low, high = fit.interval.tolist()
+    caption = (
+        f'{name} with edges="{edges}": alpha = {fit.alpha:.2f} [{low:.2f}, {high:.2f}], fitted to {fit.rings} rings '
+        f"from {fit.band[0]:.3f} to {fit.band[1]:.2f} cycles a pixel, R2 = {fit.r_squared:.3f}."
+    )
+    return CaptionedFigure(figure, caption)
+
+
+def _around(power: Tensor) -> tuple[float, float]:
+    """Whole decades around the powers, so that the axis of a slider's figure moves in steps and not at every state."""
+    low, high = power[power > 0].log10().aminmax()
+    return 10.0 ** math.floor(low - 0.2), 10.0 ** math.ceil(high + 0.2)
+
+
 def edge_treatments(
     grey: Tensor, name: str, treatments: Sequence[str] = ("none", "hann", "periodic")
 ) -> CaptionedFigure:
@@ -264,6 +302,25 @@ def spectra_and_laws(
     return CaptionedFigure(figure, f"Straight lines on log-log axes: {'; '.join(parts)}.")
 
 
+def law_by_band(spectrum: RadialSpectrum, bands: Sequence[tuple[float, float]], name: str) -> CaptionedFigure:
+    """One spectrum with the power laws that different bands give it.
+
+    Args:
+        spectrum: power (rings,). bands: (lowest, highest) of each fit, cycles a pixel. name: of the picture.
+    """
+    spectrum = _on_cpu(spectrum)
+    figure, axes = _figure(1, 1, height=4.0)
+    axis, parts = axes[0, 0], []
+    axis.plot(spectrum.frequency.numpy(), spectrum.power.numpy(), "o", color="0.6", ms=3.5)
+    for i, band in enumerate(bands):
+        fit = fit_power_law(spectrum, band)
+        _draw_line(axis, fit, i + 1, f"{band[0]:g} to {band[1]:g}")
+        parts.append(f"{fit.alpha:.2f} from {band[0]:g} to {band[1]:g}")
+    _label_spectrum_axes(axis, name)
+    axis.legend(loc="lower left", title="band, cycles a pixel")
+    return CaptionedFigure(figure, f"The exponent of {name} depends on the band: {', '.join(parts)} cycles a pixel.")
+
+
 def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float]:
     """Decades of power that the law spans over the band, and the factor that nine in ten rings of the band keep to."""
     inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
@@ -280,12 +337,16 @@ def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: st
         frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6
     )
     axis.plot(frequency[inside], power[inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5)
+    _draw_line(axis, fit, i, name)
+
+
+def _draw_line(axis, fit: PowerLawFit, i: int, name: str) -> None:
     low, high = fit.interval.tolist()
     axis.plot(
         fit.band,
         fit.predict(torch.tensor(fit.band)).tolist(),
         linestyle=DASHES[i % len(DASHES)],
-        color=colour,
+        color=PALETTE[i % len(PALETTE)],
         label=f"{name}: $\\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]",
     )
 

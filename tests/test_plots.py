@@ -27,6 +27,8 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
     return {
         "gallery": plots.gallery({"a": field, "b": torch.rand(3, 20, 30, generator=generator())}, "Two pictures."),
         "picture_and_power": plots.picture_and_power(field, "a field"),
+        "from_picture_to_law": plots.from_picture_to_law(field, "a field"),
+        "law_by_band": plots.law_by_band(spectrum, [(0.02, 0.1), (0.1, 0.4)], "a field"),
         "edge_treatments": plots.edge_treatments(field, "a field"),
         "spectra_and_laws": plots.spectra_and_laws({"a field": spectrum}),
         "rival_laws": plots.rival_laws(spectrum, spectra.compare_laws(spectrum), "a field"),

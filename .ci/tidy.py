@@ -1,0 +1,26 @@
+"""Takes out of stored notebooks what only a running kernel can show: python .ci/tidy.py NOTEBOOK...
+
+A widget is stored as a reference to an object of the kernel. Without that kernel JupyterLab shows "model not found" in
+its place; without the reference it shows the widget's text, which says what to do.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def tidy(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+    notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        tidy(Path(name))

@@ -1,0 +1,280 @@
+"""Every slider of the course: `explore` puts sliders over a figure, `upload_picture` takes in a picture of one's own.
+
+How a slider stays quick and quiet (measured in JupyterLab and with Colab's older widgets): each state's picture is
+drawn once, kept as a PNG, and handed to the page as the value of an `HTML` widget that holds an `<img>`. No `Output`,
+`interact` or `clear_output`: they redraw for 300 to 500 ms, flicker, and cannot be compared by nbval. Only widgets and names that
+ipywidgets 7.7.1 and 8 both have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+
+from spectralkd_nb.pictures import Picture, read_picture
+from spectralkd_nb.plots import CaptionedFigure
+
+__all__ = ["explore", "upload_picture"]
+
+CACHE_BYTES = 64 * 2**20
+IDLE = 0.6  # seconds without a move before the cache is filled: drawing must not stand in the way of a moving hand
+STYLE = "max-width:100%;height:auto;display:block"
+STATUS_STYLE = "line-height:1.4;min-height:4.2em;max-width:800px"
+
+State = tuple[int, ...]
+
+
+class Explorer(ipywidgets.VBox):
+    """Sliders over the states of a figure, with a picture, a status line in words, and a menu beside each slider.
+
+    Made by `explore`. `select(name=value, ...)` moves the sliders from code; `status` and `picture` are the widgets
+    that show the current state; `fill()` draws every state that is still missing, nearest first.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., CaptionedFigure],
+        controls: Mapping[str, Sequence[Any]],
+        name: str,
+        start: Mapping[str, Any] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._draw = draw
+        self._values = {control: list(values) for control, values in controls.items()}
+        self._name = name
+        self._cache_bytes = cache_bytes
+        self._frames: OrderedDict[State, tuple[bytes, str]] = OrderedDict()
+        self._failed: set[State] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._moving = False
+        chosen = {
+            control: self._position(control, (start or {}).get(control, values[0]))
+            for control, values in self._values.items()
+        }
+        self._sliders = {control: self._slider(control, index) for control, index in chosen.items()}
+        self._menus = {control: self._menu(control, index) for control, index in chosen.items()}
+        self.picture = ipywidgets.HTML().add_class(f"sk-{name}-picture")
+        self.status = ipywidgets.HTML().add_class(f"sk-{name}-status")
+        rows = [
+            ipywidgets.HBox([self._sliders[c], self._menus[c]], layout={"flex_flow": "row wrap"}) for c in self._values
+        ]
+        super().__init__([*rows, self.picture, self.status])
+        self.add_class(f"sk-{name}")
+        self._show()
+
+    def select(self, **values: Any) -> Explorer:
+        """Move to a state by its values; controls that are not named stay where they are."""
+        for control, value in values.items():
+            self._sliders[control].index = self._position(control, value)
+        return self
+
+    def fill(self, progress: bool = False) -> Explorer:
+        """Draw every state that is not in the cache yet, nearest to the current one first."""
+        from tqdm.auto import tqdm
+
+        missing = self._missing()
+        for state in tqdm(missing, desc=f"pictures for {self._name}", leave=False, disable=not progress):
+            self._remember(state)
+        return self
+
+    def __repr__(self) -> str:
+        # Short: it is what a notebook without a kernel shows in the sliders' place, and what nbval compares.
+        size = " x ".join(str(len(values)) for values in self._values.values())
+        return f"[sliders: {', '.join(self._values)} ({size}); they move once the cell is run]"
+
+    def _position(self, control: str, value: Any) -> int:
+        if control not in self._values:
+            raise ValueError(f"there is no control {control!r}; the controls are {', '.join(self._values)}")
+        if value not in self._values[control]:
+            raise ValueError(f"{control}={value!r} is none of its values: {', '.join(map(str, self._values[control]))}")
+        return self._values[control].index(value)
+
+    def _slider(self, control: str, index: int) -> ipywidgets.SelectionSlider:
+        slider = ipywidgets.SelectionSlider(
+            options=self._options(control),
+            index=index,
+            description=_label(control),
+            style={"description_width": "9em"},
+            layout={"width": "32em", "max_width": "100%"},
+        )
+        slider.observe(lambda change: self._moved(control, change["new"]), names="index")
+        return slider.add_class(f"sk-{self._name}-{control}")
+
+    def _menu(self, control: str, index: int) -> ipywidgets.Dropdown:
+        menu = ipywidgets.Dropdown(
+            options=self._options(control),
+            index=index,
+            description=f"or choose {_label(control)}",
+            style={"description_width": "initial"},
+            layout={"width": "22em", "max_width": "100%"},
+        )
+        menu.observe(lambda change: self._moved(control, change["new"]), names="index")
+        return menu.add_class(f"sk-{self._name}-{control}-menu")
+
+    def _options(self, control: str) -> list[tuple[str, int]]:
+        return [(_text(value), i) for i, value in enumerate(self._values[control])]
+
+    def _moved(self, control: str, index: int) -> None:
+        """Bring slider and menu to the same place, then show it once."""
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            self._sliders[control].index = self._menus[control].index = index
+        finally:
+            self._moving = False
+        self._show()
+
+    def _state(self) -> State:
+        return tuple(slider.index for slider in self._sliders.values())
+
+    def _show(self) -> None:
+        state = self._state()
+        words = html.escape(self._words(state))
+        try:
+            png, caption = self._remember(state)
+        except Exception as error:
+            # Shown to the person: what a widget raises ends up in a log that nobody reads.
+            self.status.value = (
+                f'<div role="alert" style="{STATUS_STYLE};color:#B00020"><b>{words}</b>: there is no picture. '
+                f"{html.escape(type(error).__name__)}: {html.escape(str(error))}</div>"
+            )
+            return
+        self.picture.value = _image(png, caption)
+        self.status.value = f'<div role="status" style="{STATUS_STYLE}"><b>{words}.</b> {html.escape(caption)}</div>'
+        self._fill_when_idle()
+
+    def _words(self, state: State) -> str:
+        chosen = zip(self._values.items(), state, strict=True)
+        return ", ".join(f"{_label(control)}: {_text(values[i])}" for (control, values), i in chosen)
+
+    def _remember(self, state: State) -> tuple[bytes, str]:
+        """The frame of a state, drawn at most once while it is in the cache."""
+        if state not in self._frames:
+            chosen = {control: values[i] for (control, values), i in zip(self._values.items(), state, strict=True)}
+            drawn = self._draw(**chosen)
+            self._frames[state] = drawn.png(), drawn.caption
+            while self._used() > self._cache_bytes and len(self._frames) > 1:
+                self._frames.popitem(last=False)
+        self._frames.move_to_end(state)
+        return self._frames[state]
+
+    def _used(self) -> int:
+        return sum(len(png) for png, _ in self._frames.values())
+
+    def _missing(self) -> list[State]:
+        """States to draw, nearest first, as many as the cache can hold beside what it has."""
+        here = self._state()
+        everything = itertools.product(*(range(len(values)) for values in self._values.values()))
+        missing = [state for state in everything if state not in self._frames and state not in self._failed]
+        missing.sort(key=lambda state: sum(abs(a - b) for a, b in zip(state, here, strict=True)))
+        frame = self._used() / max(1, len(self._frames)) or self._cache_bytes
+        return missing[: max(0, int((self._cache_bytes - self._used()) / frame))]
+
+    def _fill_when_idle(self, delay: float = IDLE) -> None:
+        """Ask the kernel's own loop to draw a neighbour when nobody has moved for a while."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._fill_one)
+        except RuntimeError:  # no loop: a script or a test, which calls fill() if it wants to
+            self._timer = None
+
+    def _fill_one(self) -> None:
+        missing = self._missing()
+        if not missing:
+            return
+        try:
+            self._remember(missing[0])
+        except Exception:  # told when somebody goes there
+            self._failed.add(missing[0])
+        self._fill_when_idle(0.02)
+
+
+def explore(
+    draw: Callable[..., CaptionedFigure],
+    controls: Mapping[str, Sequence[Any]],
+    name: str,
+    start: Mapping[str, Any] | None = None,
+    ahead: bool = False,
+) -> Explorer:
+    """Sliders over a figure, in one call.
+
+        widgets.explore(
+            lambda photograph, edges: plots.from_picture_to_law(scenes[photograph].grey(), photograph, edges),
+            {"photograph": list(scenes), "edges": spectra.EDGES},
+            name="border",
+        )
+
+    Args:
+        draw: takes the controls by name, returns a `CaptionedFigure`, all of one size. It must not change anything:
+            each state is drawn once, in any order.
+        controls: name to the values its slider runs over, in order.
+        name: of this set of sliders; its CSS classes are `sk-NAME`, `sk-NAME-CONTROL`, `sk-NAME-CONTROL-menu`,
+            `sk-NAME-picture` and `sk-NAME-status`.
+        start: where the sliders stand at first; the first value of each if None.
+        ahead: draw every state now, behind a progress bar; for figures that take a simulation.
+    """
+    explorer = Explorer(draw, controls, name, start)
+    return explorer.fill(progress=True) if ahead else explorer
+
+
+def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "upload") -> ipywidgets.VBox:
+    """A button that takes a picture from the person's disk, and the figure that `show` draws of it below.
+
+    Args:
+        show: takes the `Picture`, returns a `CaptionedFigure`. name: for the CSS classes `sk-NAME-...`.
+    """
+    button = ipywidgets.FileUpload(accept="image/*", multiple=False, description="choose a picture")
+    picture = ipywidgets.HTML().add_class(f"sk-{name}-picture")
+    status = ipywidgets.HTML("No picture chosen yet; it stays on this computer's kernel.").add_class(
+        f"sk-{name}-status"
+    )
+
+    def taken(change: dict) -> None:
+        if not change["new"]:
+            return
+        file_name, content = _uploaded(change["new"])
+        try:
+            drawn = show(read_picture(content, file_name))
+        except Exception as error:
+            status.value = f'<div role="alert" style="color:#B00020">{html.escape(str(error))}</div>'
+            return
+        picture.value = _image(drawn.png(), drawn.caption)
+        status.value = f'<div role="status">{html.escape(drawn.caption)}</div>'
+
+    button.observe(taken, names="value")
+    return _Upload([button.add_class(f"sk-{name}-button"), picture, status]).add_class(f"sk-{name}")
+
+
+class _Upload(ipywidgets.VBox):
+    def __repr__(self) -> str:  # ipywidgets' own text differs between its versions
+        return "[a button that takes a picture; it works once the cell is run]"
+
+
+def _uploaded(value: Any) -> tuple[str, bytes]:
+    """Name and content of the one uploaded file: ipywidgets 7 gives a dict by name, 8 a tuple of dicts."""
+    if isinstance(value, dict):
+        file_name, file = next(iter(value.items()))
+        return file_name, bytes(file["content"])
+    return value[0]["name"], bytes(value[0]["content"])
+
+
+def _label(control: str) -> str:
+    return control.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _image(png: bytes, caption: str) -> str:
+    encoded = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{encoded}" style="{STYLE}">'

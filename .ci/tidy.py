@@ -16,7 +16,8 @@ def tidy(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
+            if output.get("data", {}).pop(WIDGET, None):
+                output.metadata["widget"] = True  # for the guard that no widget's text counts as a checked number
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
 

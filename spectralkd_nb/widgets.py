@@ -2,8 +2,8 @@
 
 How a slider stays quick and quiet (measured in JupyterLab and with Colab's older widgets): each state's picture is
 drawn once, kept as a PNG, and handed to the page as the value of an `HTML` widget that holds an `<img>`. No `Output`,
-`interact` or `clear_output`: they redraw for 300 to 500 ms, flicker, and cannot be compared by nbval. Only widgets and names that
-ipywidgets 7.7.1 and 8 both have.
+`interact` or `clear_output`: they redraw for 300 to 500 ms, flicker, and cannot be compared by nbval. Only widgets and
+names that ipywidgets 7.7.1 and 8 both have.
 """
 
 from __future__ import annotations

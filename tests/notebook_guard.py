@@ -85,7 +85,9 @@ def displayed_text(cell: NotebookNode) -> str:
             text.append(output.text)
         elif "data" in output:
             # nbval compares no picture and no widget; the text beside one only stands in for it.
+            # Of a stored widget that text is all that is left (.ci/tidy.py).
             stands_in = any(kind.startswith("image/") or "widget-view" in kind for kind in output.data)
+            stands_in = stands_in or output.metadata.get("widget", False)
             after_picture = after_picture or stands_in
             text.append("" if stands_in else output.data.get("text/plain", ""))
     return re.sub(r"<[^<>]*>", "", "\n".join(text))  # the digits of an object's address say nothing

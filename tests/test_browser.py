@@ -1,16 +1,22 @@
-"""Every lesson as a reader has it: JupyterLab in a real browser, all cells run, every slider and menu moved by keyboard.
+"""Every lesson as a reader has it: in JupyterLab and a real browser, all cells run, every slider and menu moved.
 
-It needs Playwright for Python (the extra `test`) and Chromium or Chrome: the first of CHROMIUMS on the path, or the program that
-the variable CHROMIUM names. Without them these tests are skipped; where the variable CI is set, they fail.
+They need Playwright for Python (the extra `test`) and Chromium or Chrome: the program that the variable CHROMIUM names,
+or the first of CHROMIUMS that is on the path. Without them these tests are skipped; where the variable CI is set, they
+fail.
 
-    pytest tests/test_browser.py -s             also prints how long each slider's pictures took to come; nothing is asserted of it
+    pytest tests/test_browser.py -s
+
+also prints how long each slider's pictures took to come. Nothing is asserted of it: it depends on the machine.
+
     SCREENSHOTS=folder pytest tests/test_browser.py
-                                                puts pictures of the lessons there, at both widths of WIDTHS: every set of sliders
-                                                (LESSON-WIDTH-NAME.png) and the whole lesson, a screenful each (LESSON-WIDTH-00.png)
+
+puts pictures of the lessons into the folder, at both widths of WIDTHS: every set of sliders (LESSON-WIDTH-NAME.png) and
+the whole lesson, a screenful each (LESSON-WIDTH-00.png and so on).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import importlib.util
@@ -33,6 +39,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+try:
+    from playwright.sync_api import TimeoutError as GaveUp
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -53,8 +65,8 @@ QUIET = (  # as root, which containers run as, Chromium needs the first; the oth
     "--disable-sync",
 )
 
-# Run in the kernel before the lesson. Left alone, sliders draw neighbours while nobody moves; then nobody could tell a picture that
-# was drawn for a move from one that lay ready.
+# Run in the kernel before the lesson. Left alone, sliders draw neighbours while nobody moves, and then nobody could
+# tell a picture that was drawn for a move from one that lay ready.
 NOTHING_AHEAD = """
 from spectralkd_nb import widgets
 widgets.Explorer._fill_when_idle = lambda self, *_: None
@@ -69,8 +81,8 @@ window.lesson = {
     panel: () => window.jupyterapp?.shell.currentWidget,
     kernel: () => lesson.panel()?.context?.sessionContext.session?.kernel,
     codeCells: () => [...lesson.panel().context.model.cells].filter(cell => cell.type === 'code'),
-    errors: () => lesson.codeCells().flatMap(cell => cell.toJSON().outputs).filter(output => output.output_type === 'error')
-        .map(output => `${output.ename}: ${output.evalue}`),
+    errors: () => lesson.codeCells().flatMap(cell => cell.toJSON().outputs)
+        .filter(output => output.output_type === 'error').map(output => `${output.ename}: ${output.evalue}`),
     idle: () => lesson.kernel()?.status === 'idle',
     ran: () => lesson.errors().length > 0 || (lesson.idle() && lesson.codeCells().every(cell => cell.executionCount)),
     execute: async code => {
@@ -94,23 +106,18 @@ window.lesson = {
                 slider: slider.querySelector('.widget-readout').textContent.trim(),
                 menu: document.querySelector(`.sk-${name}-${control}-menu select`).selectedOptions[0].text.trim()};
     },
-    // Whether all that was there before a move is another one now.
-    moved: (name, control, before) => {
-        const now = lesson.state(name, control);
-        return now.alarm || ['picture', 'alt', 'status', 'slider', 'menu'].every(part => now[part] !== before[part]);
-    },
 
     // From here to stop(): when a key went down, when the new picture was in the page, and what each frame showed.
-    watch: name => {
+    watch: (name, control) => {
         const box = document.querySelector(`.sk-${name}`);
         const image = () => box.querySelector(`.sk-${name}-picture img`);
-        const before = image()?.src;
+        const before = lesson.state(name, control);
         const seen = {asked: null, came: null, heights: [], empty: 0};
         let watching = true;
         const asked = event => { seen.asked ??= event.timeStamp; };
         const observer = new MutationObserver(() => {
             if (!image()) seen.empty += 1;
-            else if (image().src !== before) seen.came ??= performance.now();
+            else if (image().src !== before.picture) seen.came ??= performance.now();
         });
         const frame = () => {
             if (!watching) return;
@@ -122,6 +129,11 @@ window.lesson = {
         document.addEventListener('change', asked, true);
         observer.observe(box, {subtree: true, childList: true, attributes: true});
         frame();
+        lesson.followed = () => {
+            const now = lesson.state(name, control);
+            const parts = ['picture', 'alt', 'status', 'slider', 'menu'];
+            return now.alarm || parts.every(part => now[part] !== before[part]);
+        };
         lesson.stop = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(() => {
             watching = false;
             observer.disconnect();
@@ -169,7 +181,7 @@ def answers(port: int) -> bool:
 
 
 def stop(server: subprocess.Popen) -> None:
-    """End the server and what it started. Asked politely it ends its kernels, which have process groups of their own."""
+    """End the server and what it started. Asked politely, it ends its kernels, which have groups of their own."""
     for ask in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         if os.name == "posix":
             os.killpg(server.pid, ask)
@@ -184,7 +196,7 @@ def stop(server: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab of its own, over copies of the notebooks; it neither reads nor writes the person's settings."""
+    """The address of a JupyterLab over copies of the notebooks; it neither reads nor writes the person's settings."""
     if importlib.util.find_spec("jupyterlab") is None:
         cannot_be_tested("There is no JupyterLab; install the extra `lab`.")
     folder = tmp_path_factory.mktemp("jupyterlab")
@@ -232,9 +244,7 @@ def copy_without_outputs(path: Path, copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
+    if sync_playwright is None:
         cannot_be_tested("Playwright is not installed; it is in the extra `test`.")
     program = chromium()
     with sync_playwright() as playwright:
@@ -266,7 +276,11 @@ def lesson(request: pytest.FixtureRequest, browser: Browser, jupyterlab: str) ->
     assert page.evaluate("code => lesson.execute(code)", NOTHING_AHEAD) == ""
     started = time.monotonic()
     page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function("lesson.ran()", timeout=RUNNING * 1000)
+    try:
+        page.wait_for_function("lesson.ran()", timeout=RUNNING * 1000)
+    except GaveUp:
+        waiting = page.evaluate("lesson.codeCells().findIndex(cell => !cell.executionCount) + 1")
+        pytest.fail(f"{opened.name}: after {RUNNING} s code cell {waiting} has not run", pytrace=False)
     print(f"\n{opened.name}: all cells ran in {time.monotonic() - started:.0f} s")
     if folder := os.environ.get("SCREENSHOTS"):
         take_screenshots(opened, Path(folder))
@@ -279,11 +293,15 @@ def take_screenshots(lesson: Lesson, folder: Path) -> None:
     for width in WIDTHS:
         lesson.page.set_viewport_size({"width": width, "height": HEIGHT})
         for name in explorers(lesson.page):
-            lesson.page.locator(f".sk-{name}").screenshot(path=folder / f"{lesson.name}-{width}-{name}.png")
+            box = lesson.page.locator(f".sk-{name}")
+            for _ in range(2):  # cells that come into view are drawn then, and push the box away
+                box.evaluate("box => box.scrollIntoView({block: 'center'})")
+                time.sleep(0.5)
+            box.screenshot(path=folder / f"{lesson.name}-{width}-{name}.png")
         scrolled = lesson.page.locator(".jp-WindowedPanel-outer").first
         scrolled.evaluate("element => { element.scrollTop = 0; }")
         for number in range(100):
-            time.sleep(0.5)  # cells that come into view are drawn then
+            time.sleep(0.5)
             lesson.page.screenshot(path=folder / f"{lesson.name}-{width}-{number:02d}.png")
             if scrolled.evaluate(
                 """element => {
@@ -341,18 +359,12 @@ def state(page: Page, name: str, control: str) -> State:
 
 
 def move(page: Page, name: str, control: str, how: Callable[[], Any]) -> Move:
-    """Do something to a control, wait until everything has followed (or never will), and say what was seen meanwhile."""
-    from playwright.sync_api import TimeoutError as GaveUp
-
+    """Do something to a control, wait until all that belongs to it has followed, and say what was seen meanwhile."""
     before = state(page, name, control)
-    raw = page.evaluate("([name, control]) => lesson.state(name, control)", [name, control])
-    page.evaluate("name => lesson.watch(name)", name)
+    page.evaluate("([name, control]) => lesson.watch(name, control)", [name, control])
     how()
-    try:
-        followed = "([name, control, before]) => lesson.moved(name, control, before)"
-        page.wait_for_function(followed, arg=[name, control, raw], timeout=DRAWING * 1000)
-    except GaveUp:
-        pass  # what stayed behind is told by check
+    with contextlib.suppress(GaveUp):  # what stayed behind is told by check
+        page.wait_for_function("lesson.followed()", timeout=DRAWING * 1000)
     seen = page.evaluate("lesson.stop()")
     taken = (seen["came"] or float("nan")) - (seen["asked"] or float("nan"))
     return Move(before, state(page, name, control), taken, seen["heights"], seen["empty"])

@@ -64,10 +64,8 @@ badges: $(INSTALLED) ## write the repository's address (pyproject.toml) into the
 answers: $(INSTALLED) ## make the teacher's copy of the lessons, exercises solved, in build/answers
 	$(BIN)/python .ci/answers.py
 
-# Colab itself cannot be had here: its widgets, its kernel and what draws and computes are, but not its page.
-test-colab: export IPYTHONDIR := $(CURDIR)/.state/colab/ipython
-test-colab: export JUPYTER_DATA_DIR := $(CURDIR)/.state/colab/jupyter
-test-colab: export MPLCONFIGDIR := $(CURDIR)/.state/colab/matplotlib
+# Colab itself cannot be had here. Its versions of kernel, widgets, matplotlib and numpy can; its own page is not tried.
+test-colab: export IPYTHONDIR := $(CURDIR)/.state/ipython7
 test-colab: $(COLAB)/.installed ## run the notebooks and the widgets' tests with packages of Colab's generation
 	$(COLAB)/bin/pytest --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
 
@@ -99,6 +97,8 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu install python3-venv first."; exit 1; }
 
+FOLDER := import sysconfig; print(sysconfig.get_path("platlib"))
+
 # Everything is installed anew but torch and its libraries, 3 GB, which are borrowed from $(VENV) by links in a folder of
 # their own: pip finds them installed, and its second constraint makes it stop rather than download another torch. The
 # whole of $(VENV) behind the new packages would be less to write, but there a package that Colab's generation lacks
@@ -115,5 +115,3 @@ $(COLAB)/.installed: .ci/colab.txt $(INSTALLED)
 	@$(COLAB)/bin/python -m pip install --constraint .ci/colab.txt --constraint $(COLAB)/torch.txt --editable '.[test]'
 	@$(COLAB)/bin/python -c 'import matplotlib.font_manager'
 	@touch $@
-
-FOLDER := import sysconfig; print(sysconfig.get_path("platlib"))

@@ -184,15 +184,18 @@ def from_picture_to_law(
     grey = grey.detach().cpu()
     spectrum = radial_spectrum(grey, edges)
     fit = fit_power_law(spectrum, band)
-    figure, axes = _figure(1, 3, height=3.0, width_ratios=(1, 1, 1.5))
-    left, middle, right = axes[0]
+    # Axes at fixed places: working a layout out takes longer than the drawing, and would move it between states.
+    figure = Figure(figsize=(WIDTH, 2.9))
+    places = ((0.01, 0.25), (0.36, 0.23), (0.68, 0.31))  # left border and width of each
+    left, middle, right = (figure.add_axes((x, 0.18, width, 0.68)) for x, width in places)
     _show(left, grey)
     left.set(title=name, xticks=[], yticks=[])
     _show_plane(middle, power_spectrum(grey, edges), grey.shape)
     middle.set_title(f'power, edges="{edges}"')
     _draw_law(right, spectrum, fit, 0, "fit")
-    _label_spectrum_axes(right, f"$\\alpha$ = {fit.alpha:.2f}")
-    right.set(xlim=(2e-3, 0.6), ylim=_around(spectrum.power))
+    _label_spectrum_axes(right, "")
+    right.set(xlim=(2e-3, 0.6), ylim=_around(spectrum.power), xlabel="f, cycles a pixel", ylabel="")
+    right.set_title(f"power P(f), $\\alpha$ = {fit.alpha:.2f}")
     low, high = fit.interval.tolist()
     caption = (
         f'{name} with edges="{edges}": alpha = {fit.alpha:.2f} [{low:.2f}, {high:.2f}], fitted to {fit.rings} rings '

@@ -47,6 +47,9 @@ class Explorer(ipywidgets.VBox):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._draw = draw
+        taken = {"picture", "status", "button"} & set(controls)
+        if taken:
+            raise ValueError(f"a control cannot be called {', '.join(sorted(taken))}; its CSS class is taken")
         self._values = {control: list(values) for control, values in controls.items()}
         self._name = name
         self._cache_bytes = cache_bytes
@@ -54,6 +57,7 @@ class Explorer(ipywidgets.VBox):
         self._failed: set[State] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._moving = False
+        self._last = b""
         chosen = {
             control: self._position(control, (start or {}).get(control, values[0]))
             for control, values in self._values.items()
@@ -131,6 +135,8 @@ class Explorer(ipywidgets.VBox):
         finally:
             self._moving = False
         self._show()
+        # Only now: sliders that nobody has touched must not slow the cells that run after them.
+        self._fill_when_idle(IDLE)
 
     def _state(self) -> State:
         return tuple(slider.index for slider in self._sliders.values())
@@ -146,10 +152,12 @@ class Explorer(ipywidgets.VBox):
                 f'<div role="alert" style="{STATUS_STYLE};color:#B00020"><b>{words}</b>: there is no picture. '
                 f"{html.escape(type(error).__name__)}: {html.escape(str(error))}</div>"
             )
+            # The last picture stays, faint, so that the page does not jump; it does not show this state.
+            self.picture.value = _image(self._last, "there is no picture", faint=True) if self._last else ""
             return
+        self._last = png
         self.picture.value = _image(png, caption)
         self.status.value = f'<div role="status" style="{STATUS_STYLE}"><b>{words}.</b> {html.escape(caption)}</div>'
-        self._fill_when_idle()
 
     def _words(self, state: State) -> str:
         chosen = zip(self._values.items(), state, strict=True)
@@ -178,7 +186,7 @@ class Explorer(ipywidgets.VBox):
         frame = self._used() / max(1, len(self._frames)) or self._cache_bytes
         return missing[: max(0, int((self._cache_bytes - self._used()) / frame))]
 
-    def _fill_when_idle(self, delay: float = IDLE) -> None:
+    def _fill_when_idle(self, delay: float) -> None:
         """Ask the kernel's own loop to draw a neighbour when nobody has moved for a while."""
         if self._timer is not None:
             self._timer.cancel()
@@ -232,7 +240,9 @@ def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "uplo
     Args:
         show: takes the `Picture`, returns a `CaptionedFigure`. name: for the CSS classes `sk-NAME-...`.
     """
-    button = ipywidgets.FileUpload(accept="image/*", multiple=False, description="choose a picture")
+    button = ipywidgets.FileUpload(
+        accept="image/*", multiple=False, description="choose a picture", layout={"width": "auto"}
+    )
     picture = ipywidgets.HTML().add_class(f"sk-{name}-picture")
     status = ipywidgets.HTML("No picture chosen yet; it stays on this computer's kernel.").add_class(
         f"sk-{name}-status"
@@ -275,6 +285,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _image(png: bytes, caption: str) -> str:
+def _image(png: bytes, caption: str, faint: bool = False) -> str:
     encoded = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{encoded}" style="{STYLE}">'
+    style = f"{STYLE};opacity:0.1" if faint else STYLE
+    return f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{encoded}" style="{style}">'

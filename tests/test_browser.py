@@ -354,7 +354,8 @@ def uploads(page: Page) -> list[str]:
 
 def state(page: Page, name: str, control: str) -> State:
     seen = page.evaluate("([name, control]) => lesson.state(name, control)", [name, control])
-    assert not seen.pop("alarm"), f"{name}, {control}: {seen['status']}"
+    alarm = seen.pop("alarm")
+    assert not alarm, f"{name}, {control}: {seen['status']}"
     return State(**seen | {"picture": hashlib.sha256(seen["picture"].encode()).hexdigest()})
 
 
@@ -427,9 +428,8 @@ def test_every_slider_moves_all_that_belongs_to_it(
                 said = "; ".join(f"{when} {in_milliseconds(taken)}" for when, taken in times.items() if taken)
                 print(f"{where}: {said}")
                 record_property(where, said)
-    # None was overlooked because its class has another form.
     handles = page.locator(".jp-Notebook :is(.noUi-handle, .ui-slider-handle)").count()
-    assert moved == len(WIDTHS) * handles
+    assert moved == len(WIDTHS) * handles, f"{lesson.name}: a slider has no menu beside it, or other classes"
 
 
 def in_milliseconds(times: list[float]) -> str:
@@ -438,7 +438,7 @@ def in_milliseconds(times: list[float]) -> str:
 
 def test_a_picture_of_ones_own_is_taken_in(lesson: Lesson, tmp_path: Path) -> None:
     page = lesson.page
-    assert page.locator(".jp-Notebook .widget-upload").count() == len(uploads(page))
+    assert page.locator(".jp-Notebook .widget-upload").count() == len(uploads(page)), "a button has other classes"
     picture, no_picture = tmp_path / "mine.png", tmp_path / "text.png"
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     Image.fromarray(noise).save(picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,11 @@ def test_an_installation_that_fails_stops_the_cell(tmp_path):
     done = run(badges.setup_cell(GITHUB), tmp_path, pretended_pip(tmp_path, succeeds=False))
     assert done.returncode != 0
     assert "CalledProcessError" in done.stderr
+
+
+def test_the_oldest_widgets_that_the_project_takes_are_colabs():
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / ".ci" / "colab.txt").read_text(), re.MULTILINE))
+    assert f'"ipywidgets>={pins["ipywidgets"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 # --- make badges -----------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ def test_an_error_is_shown_to_the_person_and_the_sliders_go_on(explorer):
     explorer.select(letter="c")
     assert 'role="alert"' in explorer.status.value
     assert "c does not go with &lt;0.5&gt;" in explorer.status.value
+    assert 'alt="there is no picture"' in explorer.picture.value
     explorer.select(number=1.0)
     assert 'role="status"' in explorer.status.value
     assert "letter: c, number: 1" in explorer.status.value
@@ -121,7 +122,9 @@ def test_the_kernels_loop_fills_the_cache_when_nobody_moves(drawing, monkeypatch
 
     async def idle():
         explorer = widgets.Explorer(drawing, {"letter": ["a", "b", "c"], "number": [0.5, 1.0]}, "test")
-        explorer._fill_when_idle(0.01)
+        await asyncio.sleep(0.2)
+        assert len(drawing.drawn) == 1  # untouched sliders draw nothing
+        explorer.select(letter="b")
         await asyncio.sleep(1.5)
         return explorer
 
@@ -134,6 +137,11 @@ def test_the_kernels_loop_fills_the_cache_when_nobody_moves(drawing, monkeypatch
 
 def test_its_text_is_short_and_the_same_everywhere(explorer):
     assert repr(explorer) == "[sliders: letter, number (3 x 2); they move once the cell is run]"
+
+
+def test_names_of_the_parts_are_taken(drawing):
+    with pytest.raises(ValueError, match="cannot be called picture"):
+        widgets.explore(drawing, {"picture": ["a"]}, "test")
 
 
 def test_wrong_values_are_said_clearly(explorer, drawing):

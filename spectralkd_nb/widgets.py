@@ -258,7 +258,7 @@ def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "uplo
             status.value = f'<div role="alert" style="color:#B00020">{html.escape(str(error))}</div>'
             return
         picture.value = _image(drawn.png(), drawn.caption)
-        status.value = f'<div role="status">{html.escape(drawn.caption)}</div>'
+        status.value = f'<div role="status" style="{STATUS_STYLE}">{html.escape(drawn.caption)}</div>'
 
     button.observe(taken, names="value")
     return _Upload([button.add_class(f"sk-{name}-button"), picture, status]).add_class(f"sk-{name}")

@@ -229,7 +229,7 @@ def edge_treatments(
     words = ", ".join(f'{value:.1f} times with "{edges}"' for edges, value in excess.items())
     return CaptionedFigure(
         figure,
-        f"The cross of {name} is its border: on the axes high frequencies have this much of their neighbours' power: {words}.",
+        f"The cross of {name} is its border. Beside their neighbours, high frequencies on the axes have power {words}.",
     )
 
 

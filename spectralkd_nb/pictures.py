@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spectralkd_nb import data_path
-from spectralkd_nb.spectra import fit_power_law, radial_spectrum
+from spectralkd_nb.spectra import fit_power_law, mode_frequencies, mode_weights, radial_spectrum
 
 if TYPE_CHECKING:
     import pandas
@@ -304,17 +304,13 @@ def power_law_field(
     """
     noise = _noise(size, n, generator, torch.float64)
     height, width = noise.shape[-2:]
-    like = {"dtype": torch.float64, "device": noise.device}
-    radius = torch.hypot(torch.fft.fftfreq(height, **like)[:, None], torch.fft.rfftfreq(width, **like)[None, :])
+    radius = torch.hypot(*mode_frequencies(height, width, noise.device))
     radius[0, 0] = 1
     gain = radius ** (-alpha / 2)
     gain[0, 0] = 0
     if not (torch.isfinite(gain.square()).all() and gain.any()):
         raise ValueError(f"alpha={alpha} on {height} x {width} pixels makes no field; |alpha| below 50 and 2 pixels do")
-    # Mean square over the full plane; columns but the first and an even width's last stand for two.
-    full_plane = 2 * gain.square().sum() - gain[:, 0].square().sum()
-    if width % 2 == 0:
-        full_plane = full_plane - gain[:, -1].square().sum()
+    full_plane = (gain.square() * mode_weights(width, noise.device)).sum()
     gain = gain * torch.sqrt(height * width / full_plane)
     return torch.fft.irfft2(torch.fft.rfft2(noise) * gain, s=(height, width)).to(dtype)
 

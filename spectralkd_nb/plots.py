@@ -24,7 +24,9 @@ from spectralkd_nb.spectra import (
     LawFit,
     PowerLawFit,
     RadialSpectrum,
+    default_band,
     fit_power_law,
+    mode_frequencies,
     mode_weights,
     power_spectrum,
     radial_spectrum,
@@ -259,7 +261,7 @@ def _full_plane(power: Tensor, width: int) -> Tensor:
 
 def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     height, width = shape
-    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    radius = torch.hypot(*mode_frequencies(height, width))
     weighted = power * mode_weights(width)
     shares = {}
     for low, high in pairwise((0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)):
@@ -327,7 +329,7 @@ def law_by_band(spectrum: RadialSpectrum, bands: Sequence[tuple[float, float]], 
 
 def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float]:
     """Decades of power that the law spans over the band, and the factor that nine in ten rings of the band keep to."""
-    inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
+    inside = _inside(spectrum, fit.band)
     frequency, power = spectrum.frequency[inside], spectrum.power[inside].double()
     law = fit.predict(frequency)
     return float((law.max() / law.min()).log10()), float((power / law).log().abs().quantile(0.9).exp())
@@ -336,7 +338,7 @@ def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, 
 def _draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
     colour = PALETTE[i % len(PALETTE)]
     frequency, power = spectrum.frequency.numpy(), spectrum.power.numpy()
-    inside = (frequency >= fit.band[0]) & (frequency <= fit.band[1])
+    inside = _inside(spectrum, fit.band).numpy()
     axis.plot(
         frequency[~inside], power[~inside], MARKERS[i % len(MARKERS)], color=colour, ms=3.5, mfc="none", alpha=0.6
     )
@@ -353,6 +355,10 @@ def _draw_line(axis, fit: PowerLawFit, i: int, name: str) -> None:
         color=PALETTE[i % len(PALETTE)],
         label=f"{name}: $\\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]",
     )
+
+
+def _inside(spectrum: RadialSpectrum, band: tuple[float, float]) -> Tensor:
+    return (spectrum.frequency >= band[0]) & (spectrum.frequency <= band[1])
 
 
 def _on_cpu(spectrum: RadialSpectrum) -> RadialSpectrum:
@@ -376,8 +382,7 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
         spectrum: power (rings,). laws: from `compare_laws`, best first, fitted in the default band.
     """
     spectrum = _on_cpu(spectrum)
-    fit = fit_power_law(spectrum)
-    inside = (spectrum.frequency >= fit.band[0]) & (spectrum.frequency <= fit.band[1])
+    inside = _inside(spectrum, default_band(spectrum.shape))
     frequency, power = spectrum.frequency[inside].numpy(), spectrum.power[inside].numpy()
     figure, axes = _figure(1, 2, height=3.6)
     left, right = axes[0]
@@ -464,8 +469,8 @@ def orientations(spectra: Mapping[str, RadialSpectrum]) -> CaptionedFigure:
 
 def _power_by_direction(spectrum: RadialSpectrum) -> Tensor:
     """Each sector's power over the mean of its ring, averaged over the rings of the default band by ln."""
-    fit = fit_power_law(spectrum)
-    inside = (spectrum.frequency >= max(fit.band[0], 0.03)) & (spectrum.frequency <= fit.band[1]) & (spectrum.modes > 0)
+    lowest, highest = default_band(spectrum.shape)
+    inside = _inside(spectrum, (max(lowest, 0.03), highest)) & (spectrum.modes > 0)
     ring = (spectrum.power * spectrum.modes).sum(0) / spectrum.modes.sum(0)
     ratio = (spectrum.power.clamp(min=1e-30) / ring).log()
     mean = (ratio * inside * spectrum.modes).sum(1) / (inside * spectrum.modes).sum(1)

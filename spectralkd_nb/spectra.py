@@ -113,6 +113,12 @@ def mode_weights(width: int, device: torch.device | str | None = None) -> Tensor
     return _moved(weights, torch.device(device or "cpu"))
 
 
+def mode_frequencies(height: int, width: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """fy (H, 1) and fx (1, W // 2 + 1) of the half plane's modes, cycles a pixel, float64; hypot is the radius."""
+    like = {"dtype": torch.float64, "device": device}
+    return torch.fft.fftfreq(height, **like)[:, None], torch.fft.rfftfreq(width, **like)[None, :]
+
+
 def periodic_part(maps: Tensor) -> Tensor:
     """The part of each map that wraps around without a jump (Moisan 2011); the map less this is the smooth part.
 
@@ -238,8 +244,7 @@ def _without_smooth_part(modes: Tensor, maps: Tensor) -> Tensor:
 
 @_by_size
 def _smooth_factors(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    row = 2 * torch.pi * torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-    column = 2 * torch.pi * torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
+    row, column = (2 * torch.pi * frequency for frequency in mode_frequencies(height, width))
     laplacian = 2 * torch.cos(row) + 2 * torch.cos(column) - 4
     laplacian[0, 0] = math.inf  # the smooth part has no mean
     factors = (1 - torch.exp(1j * row)) / laplacian, (1 - torch.exp(1j * column)) / laplacian
@@ -377,8 +382,7 @@ def _rings(height: int, width: int, sectors: int | None) -> _Rings:
         raise ValueError(f"sectors={sectors} splits nothing; give 2 or more, or None for whole rings")
     side = min(height, width)
     count = side // 2
-    fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None]
-    fx = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
+    fy, fx = mode_frequencies(height, width)
     radius = torch.hypot(fy, fx)
     ring = torch.floor(radius * side + 0.5).long()  # not round(): it sends halves to the even ring
     inside = (ring >= 1) & (ring <= count) & (radius <= 0.5 + 1e-12)
@@ -515,19 +519,19 @@ def fit_power_law(
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; choose one of {', '.join(map(repr, METHODS))}")
     rings = _rings_in_band(spectrum, band)
+    line_weight = (rings.weight > 0).double() if method == "least_squares" else rings.weight
     if method == "whittle":
         alpha, log_amplitude = _fit_whittle(rings)
     else:
-        alpha, log_amplitude = _fit_line(rings if method == "weighted" else rings.unweighted())
+        alpha, log_amplitude = _fit_line(replace(rings, weight=line_weight))
     log_model = log_amplitude[..., None] - alpha[..., None] * rings.log_frequency
-    weight = torch.ones_like(rings.weight) * (rings.weight > 0) if method == "least_squares" else rings.weight
-    error = _standard_error(rings, method)
+    error = _standard_error(rings, line_weight, method)
     return PowerLawFit(
         alpha=alpha,
         standard_error=error,
         interval=torch.stack([alpha - Z_95 * error, alpha + Z_95 * error], -1).detach(),
         amplitude=log_amplitude.exp(),
-        r_squared=_r_squared(rings.log_power, log_model, weight).detach(),
+        r_squared=_r_squared(rings.log_power, log_model, line_weight).detach(),
         deviance=_deviance(rings, log_model).detach(),
         band=rings.band,
         rings=rings.count,
@@ -544,9 +548,6 @@ class _BandRings:
     weight: Tensor  # like log_frequency: full-plane modes times maps
     band: tuple[float, float]
     count: int
-
-    def unweighted(self) -> _BandRings:
-        return replace(self, weight=(self.weight > 0).double())
 
 
 def _rings_in_band(spectrum: RadialSpectrum, band: tuple[float, float] | None) -> _BandRings:
@@ -614,9 +615,8 @@ def _fit_whittle(rings: _BandRings) -> tuple[Tensor, Tensor]:
     return alpha, torch.logsumexp(whitened, -1) - rings.weight.sum(-1).log()
 
 
-def _standard_error(rings: _BandRings, method: str) -> Tensor:
+def _standard_error(rings: _BandRings, line_weight: Tensor, method: str) -> Tensor:
     """What sampling theory says of alpha, before any power is seen."""
-    line_weight = (rings.unweighted() if method == "least_squares" else rings).weight
     x = rings.log_frequency - _mean(rings.log_frequency, line_weight)[..., None]
     spread = (line_weight * x.square()).sum(-1)
     if method == "whittle":

@@ -160,14 +160,15 @@ class Explorer(ipywidgets.VBox):
         self.status.value = f'<div role="status" style="{STATUS_STYLE}"><b>{words}.</b> {html.escape(caption)}</div>'
 
     def _words(self, state: State) -> str:
-        chosen = zip(self._values.items(), state, strict=True)
-        return ", ".join(f"{_label(control)}: {_text(values[i])}" for (control, values), i in chosen)
+        return ", ".join(f"{_label(control)}: {_text(value)}" for control, value in self._chosen(state).items())
+
+    def _chosen(self, state: State) -> dict[str, Any]:
+        return {control: values[i] for (control, values), i in zip(self._values.items(), state, strict=True)}
 
     def _remember(self, state: State) -> tuple[bytes, str]:
         """The frame of a state, drawn at most once while it is in the cache."""
         if state not in self._frames:
-            chosen = {control: values[i] for (control, values), i in zip(self._values.items(), state, strict=True)}
-            drawn = self._draw(**chosen)
+            drawn = self._draw(**self._chosen(state))
             self._frames[state] = drawn.png(), drawn.caption
             while self._used() > self._cache_bytes and len(self._frames) > 1:
                 self._frames.popitem(last=False)

@@ -786,15 +786,8 @@ def _going_on(store: _Store | None, loop: _Loop) -> str:
 def _commit() -> str | None:
     """The commit of the checkout that this package lies in, with a + if files were changed since; None elsewhere."""
     try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).resolve().parent),
-            "describe",
-            "--always",
-            "--dirty=+",
-            "--abbrev=12",
-        ]
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+        here = Path(__file__).resolve().parent
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None

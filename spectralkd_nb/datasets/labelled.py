@@ -1,4 +1,4 @@
-"""Labelled pictures to train with: held in memory as bytes, augmented in batch on the device that trains."""
+"""A classification task held in memory as bytes, and augmentation in batch on the device that trains."""
 
 from __future__ import annotations
 

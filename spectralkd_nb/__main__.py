@@ -6,8 +6,11 @@ import argparse
 import csv
 from pathlib import Path
 
-from spectralkd_nb.datasets import read_npz
-from spectralkd_nb.distillation import PRECISIONS, SCHEDULES, Recipe, TerminalProgress, train
+from spectralkd_nb.datasets import open_dataset
+from spectralkd_nb.distillation import Recipe, TerminalProgress, train
+from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
+from spectralkd_nb.distillation.shipping import measure_shipped, ship
+from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
 
 
@@ -19,6 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     exponents.add_argument("out", type=Path, help="CSV file to write, one row a picture")
     exponents.set_defaults(run=lambda options: write_exponents(options.folder, options.out))
     add_training(commands.add_parser("train", help="train one network, or go on with a training that was stopped"))
+    weights = commands.add_parser("weights", help="measure the shipped networks of a data set again")
+    weights.add_argument("data", help="photographs, cifar100, or an .npz file of either")
+    weights.set_defaults(run=measure_weights)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -41,8 +47,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """The arguments of one training run; what is not given is the `Recipe`'s own."""
     usual = Recipe()
     parser.add_argument("network", help="resnet20, resnet32x4, plain20, wrn-16-2, vgg13, ...")
-    parser.add_argument("data", help="an .npz file")
+    parser.add_argument("data", help="photographs, cifar10, cifar100, an .npz file or a folder")
     parser.add_argument("--folder", type=Path, required=True, help="where the run is kept, and goes on from")
+    parser.add_argument("--ship", type=Path, help="also write half-precision weights and their card, for data/weights")
     parser.add_argument("--epochs", type=int, default=usual.epochs)
     parser.add_argument("--batch-size", type=int, default=usual.batch_size)
     parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
@@ -55,18 +62,39 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def train_one(options: argparse.Namespace) -> None:
+    """Train a network, or read the finished run, and ship it if that is asked for."""
     names = ("epochs", "batch_size", "learning_rate", "schedule", "milestones", "weight_decay", "precision")
-    recipe = Recipe(**{name: getattr(options, name) for name in names})
+    recipe = Recipe(**{name: getattr(options, name) for name in names} | {"milestones": tuple(options.milestones)})
+    data = open_dataset(options.data)
     with TerminalProgress() as progress:
-        run = train(
-            options.network,
-            read_npz(options.data),
-            recipe,
-            seed=options.seed,
-            folder=options.folder,
-            callback=progress,
-        )
+        run = train(options.network, data, recipe, seed=options.seed, folder=options.folder, callback=progress)
     print(run)
+    if options.ship:
+        card = ship(run, data, options.ship, command_of(options, recipe))
+        print(f"{card['file']}: {card['accuracy']:.2f} % in half precision")
+
+
+def command_of(options: argparse.Namespace, recipe: Recipe) -> str:
+    """The command that makes a run again, without paths of this machine."""
+    usual = Recipe()
+    changed = [name for name in vars(options) if hasattr(usual, name) and getattr(recipe, name) != getattr(usual, name)]
+    flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in changed]
+    if recipe.milestones:
+        flags = [flag for flag in flags if not flag.startswith("--milestones")]
+        flags.append(f"--milestones {' '.join(map(str, recipe.milestones))}")
+    name = Path(options.data).stem
+    words = [f"python -m spectralkd_nb train {options.network} {name} --folder runs/{options.network}_{name}", *flags]
+    return " ".join([*words, f"--seed {options.seed} --ship data/weights"])
+
+
+def measure_weights(options: argparse.Namespace) -> None:
+    """Evaluate the shipped networks of one data set again, beside what their cards say."""
+    data = open_dataset(options.data)
+    cards = [card for card in shipped_networks() if card["data"]["fingerprint"] == data.fingerprint]
+    if not cards:
+        raise ValueError(f"no shipped network was trained on {data.name} as it is here")
+    for card in cards:
+        print(f"{card['file']}: {measure_shipped(card, data):.2f} %, and its card says {card['accuracy']:.2f} %")
 
 
 if __name__ == "__main__":

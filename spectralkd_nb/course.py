@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spectralkd_nb import __version__, pictures, plots
+from spectralkd_nb import __version__, pictures, plots, widgets
+from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.distillation import Recipe, Run, train
+from spectralkd_nb.distillation.training import default_device
 from spectralkd_nb.spectra import fit_power_law, radial_spectrum
 
 __all__ = [
@@ -44,6 +47,23 @@ class Lesson:
         """A fresh CPU generator with the lesson's seed: the same numbers on every machine."""
         return torch.Generator().manual_seed(self.seed)
 
+    def train(
+        self, student: nn.Module | str, data: LabelledImages, recipe: Recipe | None = None, **options: Any
+    ) -> Run:
+        """`distillation.train` on the lesson's device and with its seed, behind a bar and curves that grow.
+
+        Stop it with the kernel's stop button. With folder=... the same cell then goes on where it was stopped.
+
+        Args:
+            student, data, recipe, options: as in `distillation.train`.
+        """
+        from IPython.display import display
+
+        view = widgets.TrainingView()
+        display(view)
+        settled = {"seed": self.seed, "device": self.device, "callback": view}
+        return train(student, data, recipe, **{**settled, **options})
+
 
 def start(profile: str | None = None, seed: int = 0) -> Lesson:
     """Set a lesson up: pick the device and profile, seed torch, set the figure style, and print all of it.
@@ -53,7 +73,7 @@ def start(profile: str | None = None, seed: int = 0) -> Lesson:
     """
     if profile not in (None, *PROFILES):
         raise ValueError(f"profile={profile!r} is not known; choose 'quick' or 'full'")
-    device = _device()
+    device = default_device()
     lesson = Lesson(device, profile or "quick", seed)
     torch.manual_seed(seed)
     plots.use_style()
@@ -62,12 +82,6 @@ def start(profile: str | None = None, seed: int = 0) -> Lesson:
     if device == "cpu":
         print("No GPU found; every lesson runs without one. On Colab: Runtime, Change runtime type, GPU.")
     return lesson
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def progress(items: Iterable[Item], label: str) -> Iterable[Item]:

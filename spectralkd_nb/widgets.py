@@ -1,4 +1,5 @@
 """Every slider of the course: `explore` puts sliders over a figure, `upload_picture` takes in a picture of one's own.
+`TrainingView` shows a training while it runs.
 
 How a slider stays quick and quiet (measured in JupyterLab and with Colab's older widgets): each state's picture is
 drawn once, kept as a PNG, and handed to the page as the value of an `HTML` widget that holds an `<img>`. No `Output`,
@@ -18,10 +19,11 @@ from typing import Any
 
 import ipywidgets
 
+from spectralkd_nb.distillation.progress import Progress, describe_progress, in_words
 from spectralkd_nb.pictures import Picture, read_picture
-from spectralkd_nb.plots import CaptionedFigure
+from spectralkd_nb.plots import CaptionedFigure, training_curves
 
-__all__ = ["explore", "upload_picture"]
+__all__ = ["TrainingView", "explore", "upload_picture"]
 
 CACHE_BYTES = 64 * 2**20
 IDLE = 0.6  # seconds without a move before the cache is filled: drawing must not stand in the way of a moving hand
@@ -263,6 +265,55 @@ def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "uplo
 
     button.observe(taken, names="value")
     return _Upload([button.add_class(f"sk-{name}-button"), picture, status]).add_class(f"sk-{name}")
+
+
+class TrainingView(ipywidgets.VBox):
+    """What a training does, while it does it: a bar, the losses by name, the time left, and curves that grow.
+
+        view = TrainingView()
+        display(view)
+        train("resnet8", data, callback=view)
+
+    The words change with every call; the picture only after an epoch, since drawing takes time from training.
+
+    Args:
+        name: for the CSS classes `sk-NAME`, `sk-NAME-picture` and `sk-NAME-status`.
+    """
+
+    def __init__(self, name: str = "training") -> None:
+        self.picture = ipywidgets.HTML().add_class(f"sk-{name}-picture")
+        self.status = ipywidgets.HTML("The training has not started yet.").add_class(f"sk-{name}-status")
+        self._epochs_drawn = -1
+        super().__init__([self.status, self.picture])
+        self.add_class(f"sk-{name}")
+
+    def __call__(self, progress: Progress) -> None:
+        finished = len(progress.curves.get("epoch", []))
+        if finished != self._epochs_drawn:
+            drawn = training_curves(progress.curves, progress.title, progress.epochs)
+            self.picture.value = _image(drawn.png(), drawn.caption)
+            self._epochs_drawn = finished
+        self.status.value = _training_words(progress)
+
+    def __repr__(self) -> str:
+        return "[a training's progress; it is seen while the cell runs]"
+
+
+def _training_words(progress: Progress) -> str:
+    tested = progress.curves.get("test accuracy")
+    where = "finished" if progress.done else f"epoch {progress.epoch} of {progress.epochs}"
+    share = 1.0 if progress.done else (progress.epoch - 1 + progress.step / progress.steps) / progress.epochs
+    facts = [
+        f"on training images {describe_progress(progress)}",
+        *([f"on test images {tested[-1]:.1f} %"] if tested else []),
+        f"took {in_words(progress.seconds)}" if progress.done else f"{in_words(progress.seconds_left)} left",
+    ]
+    return (
+        f'<div role="status" style="{STATUS_STYLE}"><b>{html.escape(progress.title)}, {where}.</b> '
+        f"{html.escape('; '.join(facts))}.<br>"
+        f'<progress max="1" value="{share:.4f}" aria-label="share of the training done" style="width:100%">'
+        "</progress></div>"
+    )
 
 
 class _Upload(ipywidgets.VBox):

@@ -6,14 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-__all__ = ["LabelledImages", "Views", "augment", "draw_views", "read_npz"]
 
 
 @dataclass(frozen=True)
@@ -134,26 +131,6 @@ def augment(images: Tensor, views: Views, pad: int) -> Tensor:
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
 def as_images(pixels: np.ndarray | Sequence) -> Tensor:
     """(N, H, W, 3) bytes to (N, 3, H, W) uint8 in channels-last memory."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-
-
-def read_npz(path: str | Path) -> LabelledImages:
-    """A data set from one .npz file of train_images, train_labels, test_images, test_labels and classes.
-
-    Images are (N, H, W, 3) uint8, labels (N,) integers, classes (C,) strings. Nothing in the file is executed.
-    """
-    path = Path(path).expanduser()
-    with np.load(path, allow_pickle=False) as arrays:
-        return LabelledImages(
-            name=path.stem,
-            train_images=as_images(arrays["train_images"]),
-            train_labels=torch.from_numpy(arrays["train_labels"].astype(np.int64)),
-            test_images=as_images(arrays["test_images"]),
-            test_labels=torch.from_numpy(arrays["test_labels"].astype(np.int64)),
-            classes=tuple(map(str, arrays["classes"])),
-        )

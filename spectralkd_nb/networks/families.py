@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CifarResNet", "Vgg", "WideResNet", "family_of"]
-
+# The sizes that the field uses; family_of takes others of the same form too.
+NAMES = (
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+    *("plain8", "plain14", "plain20", "plain32", "plain44", "plain56"),
+    *("wrn-10-1", "wrn-10-2", "wrn-16-1", "wrn-16-2", "wrn-28-2", "wrn-28-4", "wrn-40-1", "wrn-40-2", "wrn-28-10"),
+    *("vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+)
 SHORTCUTS = ("projection", "padding")
 
 

@@ -1,19 +1,274 @@
-"""Networks by name, with weights that this project trained, that torchvision ships, or that others trained."""
+"""Networks by name, untrained or with weights: this project's own, torchvision's, or a file that others made."""
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
+import urllib.error
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from spectralkd_nb.networks.families import family_of
+from spectralkd_nb import data_path
+from spectralkd_nb.networks.families import NAMES, family_of
 
-__all__ = ["build"]
+WEIGHTS = "weights"  # the folder in data/
+TORCHVISION = "torchvision/"
+SHOWN = 3  # keys that an error names
 
 
-def build(name: str, classes: int = 100, *, seed: int = 0, shortcut: str = "projection") -> nn.Module:
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a network made by `build` knows of itself; it is the network's attribute `info`.
+
+    Attributes:
+        name: as given to `build`. classes: number of outputs.
+        shape: (3, H, W) of the images that it is meant for.
+        mean, std: of each colour in the images that it was trained on, 0..1; 0 and 1 if it is not known.
+        transform: the whole preparation of an image in 0..1 or of a Pillow image, where torchvision gives one.
+        card: how shipped weights were made, and their accuracy; empty for others.
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    transform: Callable | None = None
+    card: Mapping[str, Any] | None = None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of 0..1, of any size, as this network is used to them."""
+        mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.mean, self.std))
+        return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def build(
+    name: str,
+    classes: int | None = None,
+    pretrained: bool | str = False,
+    *,
+    seed: int = 0,
+    shortcut: str = "projection",
+) -> nn.Module:
+    """A network by its name, in eval mode if it is trained.
+
+        teacher = build("wrn-16-2", classes=100, pretrained=True)
+        twin = build("wrn-16-2", classes=100)       # as the teacher was before training
+
+    Args:
+        name: "resnet20", "resnet8x4", "plain20", "wrn-16-2", "vgg13" and their like, see `family_of`; or
+            "torchvision/resnet50" and every other classifier of torchvision.
+        classes: number of outputs; None for as many as the weights have, or else 100 (torchvision: 1000).
+        pretrained: True for shipped weights (torchvision: its best ones, which are downloaded); or the name of the
+            data set or of torchvision's weights ("IMAGENET1K_V1") where there are several.
+        seed: of the initial weights. A shipped network's card names the seed that it started from, 0 unless said.
+        shortcut: of a ResNet, see `CifarResNet`.
+
+    Returns:
+        the network, with the attribute `info`, a `NetworkInfo`.
+
+    Raises:
+        ValueError: no such name, or no such weights; the sentence names the nearest. ConnectionError: torchvision's
+            weights could not be downloaded.
+    """
+    if name.startswith(TORCHVISION):
+        return _torchvision(name, classes, pretrained, seed)
     make = family_of(name, shortcut)
+    if make is None:
+        raise ValueError(f"there is no network {name!r}; {_nearest(name, [*NAMES, *_torchvision_names()])}")
+    card = _card(name, classes, pretrained)
+    if pretrained and card is None:
+        raise ValueError(_no_weights(name, classes, pretrained))
+    classes = classes or (card["classes"] if card else 100)
+    network = _seeded(lambda: make(classes), seed)
+    shape, known = (3, 32, 32), {}
+    if card:
+        shape = tuple(card["shape"])
+        known = {"mean": tuple(card["mean"]), "std": tuple(card["std"]), "card": card}
+    if pretrained:
+        load_weights(network, data_path(f"{WEIGHTS}/{card['file']}")).eval()
+    network.info = NetworkInfo(name, classes, shape, **known)
+    return network
+
+
+def shipped_networks() -> list[dict[str, Any]]:
+    """The cards of the networks whose weights are shipped: data, recipe, seed, accuracy, commit, command."""
+    folder = data_path(WEIGHTS)
+    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def _card(name: str, classes: int | None, pretrained: bool | str) -> dict[str, Any] | None:
+    """The card of the shipped weights that are meant; of an untrained network, of the weights it would have."""
+    for card in shipped_networks():
+        fits = card["network"] == name and classes in (None, card["classes"])
+        if fits and (not isinstance(pretrained, str) or card["data"]["name"] == pretrained):
+            return card
+    return None
+
+
+def _no_weights(name: str, classes: int | None, pretrained: bool | str) -> str:
+    which = f" on {pretrained}" if isinstance(pretrained, str) else ""
+    outputs = f" for {classes} classes" if classes else ""
+    there = ", ".join(f"{card['network']} on {card['data']['name']}" for card in shipped_networks())
+    return (
+        f"no weights of {name}{which}{outputs} are shipped; there are {there or 'none'}. Train it, or read a file with "
+        "load_weights"
+    )
+
+
+def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network whose initial weights follow from the seed alone; the caller's generators stay where they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = make(classes)
-    network.name = name
+        return make()
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(NAMES)} and torchvision/..."
+
+
+# --- torchvision's -------------------------------------------------------------------------------
+
+
+def _torchvision_names() -> list[str]:
+    try:
+        from torchvision import models
+    except ModuleNotFoundError:  # a bare machine has our families all the same
+        return []
+    return [TORCHVISION + name for name in models.list_models(module=models)]
+
+
+def _torchvision(name: str, classes: int | None, pretrained: bool | str, seed: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in _torchvision_names():
+        raise ValueError(f"torchvision has no classifier {name!r}; {_nearest(name, _torchvision_names())}")
+    bare = name.removeprefix(TORCHVISION)
+    choices = models.get_model_weights(bare)
+    if isinstance(pretrained, str) and pretrained not in choices.__members__:
+        raise ValueError(f"{name} has no weights {pretrained!r}; it has {', '.join(choices.__members__)}")
+    weights = choices[pretrained] if isinstance(pretrained, str) else choices.DEFAULT
+    outputs = len(weights.meta["categories"])
+    if pretrained and classes not in (None, outputs):
+        raise ValueError(f"{name} was trained for {outputs} classes, not {classes}; leave classes out")
+    transform = weights.transforms()
+    # GoogLeNet and Inception draw their initial weights slowly unless told; their trained ones replace them anyway.
+    extra = {"init_weights": not pretrained} if bare in ("googlenet", "inception_v3") else {}
+    try:
+        network = _seeded(
+            lambda: models.get_model(
+                bare,
+                weights=weights if pretrained else None,
+                **({} if pretrained else {"num_classes": classes or outputs}),
+                **extra,
+            ),
+            seed,
+        )
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise ConnectionError(
+            f"the weights of {name} could not be downloaded from {weights.url} ({error}); put that file into "
+            f"{torch.hub.get_dir()}/checkpoints, or use shipped weights, "
+            "which shipped_networks() lists"
+        ) from None
+    network.info = NetworkInfo(
+        name,
+        classes or outputs,
+        (3, transform.crop_size[0], transform.crop_size[0]),
+        tuple(transform.mean),
+        tuple(transform.std),
+        transform,
+    )
+    return network.eval() if pretrained else network
+
+
+# --- files that others made ----------------------------------------------------------------------
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+# What others call the modules that are called otherwise here.
+RENAMED = (
+    (r"^linear\.", "fc."),
+    (r"^classifier\.", "fc."),
+    (r"\bshortcut\.", "downsample."),
+    (r"\bconvShortcut\.", "downsample."),
+    (r"^block(\d)\.layer\.", r"layer\1."),
+)
+
+
+def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
+    """Read a state_dict into a network, in place: a .safetensors file, or what torch.save wrote.
+
+    A file of torch.save is read with weights_only, so that nothing in it is executed. Prefixes of DataParallel and
+    torch.compile are dropped, a state_dict inside a checkpoint is found, half precision becomes the network's own, and
+    the usual other names of modules (`linear`, `shortcut`, `block1.layer.0`) are understood.
+
+    Raises:
+        FileNotFoundError. ValueError: not a file of weights, or keys that do not fit; the sentence names the first.
+    """
+    file = Path(file).expanduser()
+    state = _renamed(_read_state(file), network)
+    wanted = network.state_dict()
+    # Files from before torch 0.4.1 do not count batches, and nothing here depends on the count.
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in wanted]
+    misfits = [
+        f"{key} (file {tuple(state[key].shape)}, network {tuple(wanted[key].shape)})"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    complaints = [
+        f"{what} {', '.join(keys[:SHOWN])}{f' and {len(keys) - SHOWN} more' if len(keys) > SHOWN else ''}"
+        for what, keys in (("the file lacks", missing), ("the network lacks", unknown), ("shapes differ at", misfits))
+        if keys
+    ]
+    if complaints:
+        raise ValueError(f"{file.name} does not fit {type(network).__name__}: {'; '.join(complaints)}")
+    network.load_state_dict({**wanted, **state})
     return network
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    if not file.exists():
+        raise FileNotFoundError(f"there is no file {file}; give the path of a state_dict")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile, pickle and safetensors each have their own
+        # Not torch's own words: they advise to read the file in the way that executes it.
+        raise ValueError(
+            f"{file} cannot be read safely as weights ({type(error).__name__}); a .safetensors file or a state_dict "
+            "from torch.save is wanted"
+        ) from None
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file} holds no state_dict: names of tensors are wanted")
+    return dict(state)
+
+
+def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The same tensors under the network's own names, as far as they are understood."""
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    wanted = network.state_dict()
+
+    def own_name(key: str) -> str:
+        new = key
+        for pattern, replacement in RENAMED:
+            new = re.sub(pattern, replacement, new)
+        return new if key not in wanted and new in wanted else key
+
+    return {own_name(key): value for key, value in state.items()}

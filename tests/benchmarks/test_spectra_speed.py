@@ -3,12 +3,10 @@
 No time is asserted anywhere: a machine decides its own. What is asserted is that both sides computed something.
 """
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
+from pairs import paired_ratio, report
 
 from spectralkd_nb.spectra import EDGES, SpectrumAccumulator, radial_spectrum
 
@@ -24,24 +22,6 @@ def bare_power(maps: torch.Tensor) -> torch.Tensor:
     """The least that any spectrum costs: the FFT and its squared modulus."""
     modes = torch.fft.rfft2(maps)
     return modes.real**2 + modes.imag**2
-
-
-def paired_ratio(first: Callable, second: Callable, rounds: int = 15) -> tuple[float, float, float]:
-    """Median of first / second over rounds that take turns, with the quartiles: drift hits both alike."""
-
-    def seconds(call: Callable) -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    first(), second()  # caches and allocations belong to neither
-    ratios = [seconds(first) / seconds(second) for _ in range(rounds)]
-    return tuple(np.quantile(ratios, (0.5, 0.25, 0.75)))
-
-
-def report(benchmark, name: str, ratio: tuple[float, float, float]) -> None:
-    benchmark.extra_info[name] = [round(value, 2) for value in ratio]
-    print(f"\n{name}: {ratio[0]:.2f} (quartiles {ratio[1]:.2f} to {ratio[2]:.2f})")
 
 
 @pytest.mark.parametrize("edges", EDGES)

@@ -1,0 +1,115 @@
+"""How a run is done, and what is written down of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+SCHEDULES = ("one-cycle", "step")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run is optimised: SGD with momentum, and what surrounds it.
+
+    Attributes:
+        epochs: passes over the training images. batch_size: images a step.
+        learning_rate: of SGD; the peak of the one-cycle schedule, the start of the step schedule.
+        schedule: "one-cycle" (Smith & Topin 2019, arXiv 1708.07120), up in `warm_up` of the steps and down to nothing
+            along half cosines; or "step", times `decay` at the start of each epoch in `milestones`.
+        momentum, nesterov, weight_decay: of SGD, on every parameter.
+        clip_norm: largest norm of the gradient of all trained parameters together; None for no limit.
+        augment: random shifts and mirror images, as the data set allows.
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 on CUDA, float32 elsewhere.
+        channels_last: memory layout of images and weights; several times faster on a CPU.
+        compile: torch.compile student and teacher; pays off over minutes.
+    """
+
+    epochs: int = 12
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    schedule: str = "one-cycle"
+    warm_up: float = 0.3
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+    augment: bool = True
+    precision: str = "auto"
+    channels_last: bool = True
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} is not known; choose one of {SCHEDULES}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is not known; choose one of {PRECISIONS}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: both must be 1 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm} would stop all learning; give a positive number or None")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of a finished run, as its JSON file holds it.
+
+    Attributes:
+        pair: {"student": name, "teacher": name or None}. method: the step, as Python shows it. weights: of its terms.
+        seed: of initialisation (where the student was built here), order, augmentation and dropout.
+        protocol: data set, its fingerprint and sizes, augmentation, and which epoch is reported.
+        recipe: see `Recipe`.
+        accuracy_last: top-1 accuracy on the test images after the last epoch, percent. The headline.
+        accuracy_best: of the best epoch, chosen on the test images: optimistic, and here for comparison only.
+        curves: "epoch", "learning rate", "train accuracy", "test accuracy" (percent), "seconds", and each loss term.
+        seconds: of training and testing, all sittings together. device, threads, precision: where it ran.
+        versions: of Python, torch and this package. commit: of the code, if it is a git checkout.
+    """
+
+    pair: dict[str, str | None]
+    method: str
+    weights: dict[str, float]
+    seed: int
+    protocol: dict[str, Any]
+    recipe: dict[str, Any]
+    accuracy_last: float
+    accuracy_best: float
+    curves: dict[str, list[float]]
+    seconds: float
+    device: str
+    threads: int
+    precision: str
+    versions: dict[str, str]
+    commit: str | None
+    network: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        names = title_of(self.pair)
+        return f"{names}: {self.accuracy_last:.1f} % after {self.recipe['epochs']} epochs, {self.seconds:.0f} s"
+
+    def as_json(self) -> str:
+        """The record as one JSON object; the network is not part of it."""
+        return json.dumps({k: v for k, v in asdict(replace(self, network=None)).items() if k != "network"}, indent=1)
+
+
+def read_run(file: str | Path) -> Run:
+    """A run's record from its JSON file, without the network."""
+    return Run(**json.loads(Path(file).expanduser().read_text("utf-8")))
+
+
+def losses_of(curves: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Of a run's curves those of loss terms."""
+    others = ("epoch", "learning rate", "train accuracy", "test accuracy", "seconds")
+    return {name: values for name, values in curves.items() if name not in others}
+
+
+def title_of(pair: Mapping[str, str | None]) -> str:
+    return pair["student"] if pair["teacher"] is None else f"{pair['student']} from {pair['teacher']}"

@@ -1,0 +1,64 @@
+"""What is learned: steps, which return the student's logits and named loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralkd_nb.losses.logits import soft_target_loss
+
+Terms = dict[str, Tensor]
+Step = Callable[[nn.Module, nn.Module | None, Tensor, Tensor], tuple[Tensor, Terms]]
+
+
+class CrossEntropy(nn.Module):
+    """Learning from labels alone: cross-entropy.
+
+    Args:
+        smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+
+    def forward(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,  # noqa: ARG002 - every step is called alike
+        images: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Terms]:
+        logits = student(images)
+        return logits, {"cross-entropy": F.cross_entropy(logits, labels, label_smoothing=self.smoothing)}
+
+    def extra_repr(self) -> str:
+        return f"smoothing={self.smoothing:g}"
+
+
+class SoftTargets(nn.Module):
+    """Learning from labels and from a teacher's softened outputs (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        temperature: T of `soft_target_loss`.
+    """
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(
+        self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Terms]:
+        if teacher is None:
+            raise ValueError("soft targets come from a teacher; pass teacher=... to train")
+        logits = student(images)
+        return logits, {
+            "cross-entropy": F.cross_entropy(logits, labels),
+            "soft targets": soft_target_loss(logits, teacher(images), self.temperature),
+        }
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:g}"

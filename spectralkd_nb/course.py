@@ -55,14 +55,14 @@ class Lesson:
         Stop it with the kernel's stop button. With folder=... the same cell then goes on where it was stopped.
 
         Args:
-            student, data, recipe, options: as in `distillation.train`.
+            student, data, options: as in `distillation.train`. recipe: `Recipe.quick()` if None.
         """
         from IPython.display import display
 
         view = widgets.TrainingView()
         display(view)
         settled = {"seed": self.seed, "device": self.device, "callback": view}
-        return train(student, data, recipe, **{**settled, **options})
+        return train(student, data, recipe or Recipe.quick(), **{**settled, **options})
 
 
 def start(profile: str | None = None, seed: int = 0) -> Lesson:

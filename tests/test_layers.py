@@ -393,6 +393,7 @@ def test_a_toy():
         lambda x: x.sum(),
         lambda x: torch.zeros(2, 3, 8, 8),
         lambda x: x.view(torch.bfloat16),
+        lambda x: F.conv1d(torch.fft.fft(x[0, :, 0]).real, torch.ones(2, 3, 1)),
         lambda x: torch.cat([x, x]).view(2, 6, 8, 8),
         lambda x: x.view(2, 3, 2, 2, 2, 8).transpose(3, 4).reshape(2, 3, 8, 8),
         lambda x: x.unflatten(2, (2, 4)).permute(0, 1, 3, 2, 4).flatten(2, 3),
@@ -557,7 +558,7 @@ def test_tokens_of_one_pixel():
 
 
 def test_tokens_with_a_prefix_do_not_split():
-    (layer,) = after(lambda x: with_class(tokens(x)).view(2, 5, 13, 3)[:, 0])
+    (layer,) = after(lambda x: with_class(tokens(x)).view(2, 5, 13, 3)[:, :, 0])
     assert layer.layout == "?"
 
 

@@ -48,7 +48,7 @@ class LabelledImages:
         return torch.stack([self._channel(c).double().std(correction=0) for c in range(3)]).float() / 255
 
     def _channel(self, c: int) -> Tensor:
-        return self.train_images[:, c]
+        return self.train_images[:, c].cpu()  # not every accelerator has float64
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) to float32 with mean 0 and variance 1 over the training set."""

@@ -15,7 +15,7 @@ LEAST_CONTRAST = 2 / 255  # standard deviation of a patch; flatter ones, such as
 CONTRAST = 0.2  # standard deviation that every patch is brought to, of values 0..1
 
 
-def photograph_patches(size: int = 32, train: int = 400, test: int = 150, seed: int = 0) -> LabelledImages:
+def photograph_patches(size: int = 32, train: int = 100, test: int = 150, seed: int = 0) -> LabelledImages:
     """Patches of the 14 photographs inside scikit-image's wheel; the class is the photograph that a patch was cut from.
 
     Each photograph is divided into square tiles, a few pixels larger than a patch. A quarter of the tiles, drawn by the

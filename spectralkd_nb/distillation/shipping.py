@@ -55,7 +55,7 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
         "std": [round(value, 6) for value in data.std.tolist()],
         "parameters": sum(p.numel() for p in kept.parameters()),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "verified": data.verified},
-        **{key: getattr(run, key) for key in ("pair", "method", "weights", "seed", "recipe", "precision", "protocol")},
+        **{key: getattr(run, key) for key in ("pair", "method", "weights", "seed", "recipe", "precision", "protocol", "curves")},
         **{key: getattr(run, key) for key in ("seconds", "device", "threads", "versions", "commit")},
         "command": command,
     }

@@ -274,7 +274,7 @@ class _Loop:
         share = (self.epoch + self.position / self.steps) / self.recipe.epochs
         last = {name: values[-1] for name, values in losses_of(self.curves).items()}
         return Progress(
-            title=title_of(self.identity()["pair"]),
+            title=title_of({"student": _name(self.student), "teacher": _name(self.teacher)}),
             epoch=min(self.epoch + 1, self.recipe.epochs),
             epochs=self.recipe.epochs,
             step=self.steps if done else self.position,

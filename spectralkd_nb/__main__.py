@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 from spectralkd_nb.datasets import open_dataset
@@ -12,6 +13,8 @@ from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
 from spectralkd_nb.distillation.shipping import measure_shipped, ship
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
+
+RECIPE = asdict(Recipe())  # each setting, and what it is unless told otherwise
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,14 +60,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--milestones", type=int, nargs="*", default=usual.milestones, help="of the step schedule")
     parser.add_argument("--weight-decay", type=float, default=usual.weight_decay)
     parser.add_argument("--precision", choices=PRECISIONS, default=usual.precision)
+    parser.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts and mirror images")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=train_one)
 
 
 def train_one(options: argparse.Namespace) -> None:
     """Train a network, or read the finished run, and ship it if that is asked for."""
-    names = ("epochs", "batch_size", "learning_rate", "schedule", "milestones", "weight_decay", "precision")
-    recipe = Recipe(**{name: getattr(options, name) for name in names} | {"milestones": tuple(options.milestones)})
+    asked = {name: value for name, value in vars(options).items() if name in RECIPE}
+    recipe = Recipe(**asked | {"milestones": tuple(options.milestones)})
     data = open_dataset(options.data)
     with TerminalProgress() as progress:
         run = train(options.network, data, recipe, seed=options.seed, folder=options.folder, callback=progress)
@@ -76,14 +80,15 @@ def train_one(options: argparse.Namespace) -> None:
 
 def command_of(options: argparse.Namespace, recipe: Recipe) -> str:
     """The command that makes a run again, without paths of this machine."""
-    usual = Recipe()
-    changed = [name for name in vars(options) if hasattr(usual, name) and getattr(recipe, name) != getattr(usual, name)]
-    flags = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in changed]
-    if recipe.milestones:
-        flags = [flag for flag in flags if not flag.startswith("--milestones")]
-        flags.append(f"--milestones {' '.join(map(str, recipe.milestones))}")
     name = Path(options.data).stem
-    words = [f"python -m spectralkd_nb train {options.network} {name} --folder runs/{options.network}_{name}", *flags]
+    words = [f"python -m spectralkd_nb train {options.network} {name} --folder runs/{options.network}_{name}"]
+    for key, usual in RECIPE.items():
+        value = getattr(recipe, key)
+        if key == "augment" and not value:
+            words.append("--no-augment")
+        elif value != usual:
+            given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{key.replace('_', '-')} {given}")
     return " ".join([*words, f"--seed {options.seed} --ship data/weights"])
 
 

@@ -465,6 +465,14 @@ def upload(page: Page, name: str, path: Path) -> dict[str, Any]:
     return page.evaluate("name => lesson.shown(name)", name)
 
 
+def test_every_training_was_shown_to_its_end(lesson: Lesson) -> None:
+    page = lesson.page
+    for shown in page.locator("[class*='sk-training-status']").all():
+        assert ", finished." in shown.text_content()
+    for curves in page.locator("[class*='sk-training-picture'] img").all():
+        assert " of the test images are right" in curves.get_attribute("alt")
+
+
 # The last one, so that it hears of all that the others did.
 def test_the_browser_has_nothing_to_complain_of(lesson: Lesson) -> None:
     unknown = [text for text in lesson.complaints if not any(re.search(known, text) for known in ALLOWED_IN_CONSOLE)]

@@ -322,6 +322,13 @@ def test_a_folder_with_another_run_is_refused(data, tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_another_teacher_of_the_same_name_makes_another_run(data, tmp_path):
+    run = train(Tiny(), data, QUICK, teacher=Tiny(6, seed=2), folder=tmp_path)
+    assert train(Tiny(), data, QUICK, teacher=Tiny(6, seed=2), folder=tmp_path) == run
+    with pytest.raises(ValueError, match="differs in protocol"):
+        train(Tiny(), data, QUICK, teacher=Tiny(6, seed=3), folder=tmp_path)
+
+
 class InterruptedAt:
     """Presses the kernel's stop button after a number of calls."""
 
@@ -354,6 +361,7 @@ import torch
 torch.set_num_threads(1)
 from test_distillation import Hint, Tiny, stripes
 from spectralkd_nb.distillation import Recipe, train
+from spectralkd_nb.distillation.store import RunStore
 
 RunStore.finish = lambda self, run, network: None  # the last checkpoint stays, to be compared
 data = stripes(train_images=256)

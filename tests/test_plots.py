@@ -10,6 +10,16 @@ from PIL import Image
 
 from spectralkd_nb import pictures, plots, spectra
 
+CURVES = {
+    "epoch": [1, 2],
+    "learning rate": [0.1, 0.05],
+    "cross-entropy": [2.0, 1.5],
+    "soft targets": [3.0, 2.25],
+    "train accuracy": [30.0, 45.0],
+    "test accuracy": [25.0, 41.25],
+    "seconds": [1.0, 2.0],
+}
+
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
@@ -34,6 +44,7 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "rival_laws": plots.rival_laws(spectrum, spectra.compare_laws(spectrum), "a field"),
         "exponent_spread": plots.exponent_spread(table, {"a field": 2.0}),
         "orientations": plots.orientations({"a field": spectra.radial_spectrum(field, sectors=6)}),
+        "training_curves": plots.training_curves(CURVES, "a student"),
     }
 
 
@@ -116,3 +127,12 @@ def test_the_palette_is_told_apart_by_lightness_or_hue():
     seen = (rgb**2.2) @ deuteranopia.T
     distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 9 * np.eye(len(seen))
     assert distance.min() > 0.05
+
+
+def test_training_curves_read_the_last_epoch_and_wait_for_the_first():
+    drawn = plots.training_curves(CURVES, "student from teacher", epochs=5)
+    assert "student from teacher after 2 epochs: 41.2 % of the test images" in drawn.caption
+    assert "cross-entropy 1.500, soft targets 2.250" in drawn.caption
+    assert [len(axis.lines) for axis in drawn.figure.axes] == [2, 2]
+    assert all(axis.get_xlim() == (0.5, 5.5) for axis in drawn.figure.axes)
+    assert "not finished yet" in plots.training_curves({}, "student", epochs=5).caption

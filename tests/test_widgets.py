@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spectralkd_nb import widgets
+from spectralkd_nb.distillation import Progress
 from spectralkd_nb.plots import CaptionedFigure
 
 
@@ -176,3 +177,47 @@ def test_uploads_of_both_generations_of_widgets(generation):
     assert "cat of 7 pixels." in status.value
     changed({"new": {7: {"cat.png": {"content": b"text"}}, 8: ({"name": "cat.png", "content": b"text"},)}[generation]})
     assert "cat.png is no picture" in status.value
+
+
+# --- a training that is watched ------------------------------------------------------------------
+
+
+def told(epoch: int, step: int, done: bool = False, **changed) -> Progress:
+    finished = epoch if done else epoch - 1
+    curves = {
+        "epoch": list(range(1, finished + 1)),
+        "cross-entropy": [2.0 / n for n in range(1, finished + 1)],
+        "train accuracy": [50.0] * finished,
+        "test accuracy": [40.0] * finished,
+    }
+    usual = {"title": "student <1>", "epochs": 3, "steps": 10, "losses": {"cross-entropy": 1.25}, "accuracy": 51.0}
+    return Progress(
+        **(usual | changed), epoch=epoch, step=step, curves=curves, seconds=30.0, seconds_left=60.0, done=done
+    )
+
+
+def test_a_training_view_tells_epoch_losses_accuracy_and_time_left():
+    view = widgets.TrainingView()
+    assert "not started" in view.status.value
+    view(told(1, 5))
+    for words in ("student &lt;1&gt;, epoch 1 of 3", "cross-entropy 1.250", "accuracy 51.0 %", "60 s left"):
+        assert words in view.status.value
+    assert 'value="0.1667"' in view.status.value
+    assert "the first epoch is not finished yet" in view.picture.value
+
+
+def test_a_training_view_draws_once_an_epoch():
+    view = widgets.TrainingView()
+    pictures = []
+    for progress in (told(1, 5), told(1, 9), told(2, 1), told(2, 9), told(3, 10, done=True)):
+        view(progress)
+        pictures.append(view.picture.value)
+    assert len(set(pictures)) == 3
+    assert pictures[0] == pictures[1]
+    assert "after 3 epochs: 40.0 % of the test images" in pictures[-1]
+    assert "finished" in view.status.value
+    assert "took 30 s" in view.status.value
+
+
+def test_a_training_view_is_one_short_line_without_a_kernel():
+    assert repr(widgets.TrainingView()) == "[a training's progress; it is seen while the cell runs]"

@@ -51,7 +51,7 @@ class Recipe:
     def quick(cls, **changes: Any) -> Recipe:
         """The recipe of the task that needs no download, `open_dataset("photographs")`: seconds on two cores.
 
-        Small batches, and images as they are: with it "vgg8x0.125" has converged, in that twice the epochs gain less
+        Small batches, and images as they are: with it "vgg8x0.0625" has converged, in that twice the epochs gain less
         than a point. CONTRIBUTING.md has the measurements.
         """
         return cls(**{"epochs": 30, "batch_size": 32, "augment": False, **changes})

@@ -15,6 +15,10 @@ from spectralkd_nb.distillation.store import write_whole
 from spectralkd_nb.networks import build, load_weights
 
 LARGEST = 5_000_000  # bytes of one file of weights
+OF_THE_RUN = (
+    *("pair", "method", "weights", "seed", "recipe", "precision", "protocol"),
+    *("seconds", "device", "threads", "versions", "commit", "curves"),
+)
 
 
 def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> dict[str, Any]:
@@ -55,9 +59,8 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
         "std": [round(value, 6) for value in data.std.tolist()],
         "parameters": sum(p.numel() for p in kept.parameters()),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "verified": data.verified},
-        **{key: getattr(run, key) for key in ("pair", "method", "weights", "seed", "recipe", "precision", "protocol", "curves")},
-        **{key: getattr(run, key) for key in ("seconds", "device", "threads", "versions", "commit")},
         "command": command,
+        **{key: getattr(run, key) for key in OF_THE_RUN},
     }
     write_whole(file.with_suffix(".json"), lambda opened: opened.write(json.dumps(card, indent=1).encode() + b"\n"))
     return card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import platform
@@ -86,7 +87,10 @@ def train(
     if isinstance(student, str):
         student = build(student, len(data.classes), seed=seed)
     step = step or (SoftTargets() if teacher is not None else CrossEntropy())
-    loop = _Loop(student, data, recipe, teacher, step, dict(weights or {}), seed, device)
+    # A teacher that the run itself changes cannot be told by its weights when the run goes on.
+    constant = teacher is not None and not (train_teacher or teacher_batch_statistics)
+    taught_by = fingerprint_of(teacher) if constant else None
+    loop = _Loop(student, data, recipe, teacher, step, dict(weights or {}), seed, device, taught_by)
     store = RunStore(folder, loop.identity()) if folder is not None else None
     if store is not None and (finished := store.finished()):
         student.load_state_dict(store.load(NETWORK, device))
@@ -120,12 +124,13 @@ class _Loop:
         weights: dict[str, float],
         seed: int,
         device: torch.device,
+        taught_by: str | None,
     ) -> None:
         if not len(data.train_labels) or not len(data.test_labels):
             raise ValueError(f"{data.name} holds no images to train or to test with")
         self.student, self.teacher, self.step = student, teacher, step
         self.data, self.recipe, self.weights = data, recipe, weights
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.taught_by = seed, device, taught_by
         precision = recipe.precision
         self.precision = precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
         self.steps = math.ceil(len(data.train_labels) / recipe.batch_size)
@@ -150,6 +155,7 @@ class _Loop:
                 "test images": len(self.data.test_labels),
                 "shift": self.data.pad if self.recipe.augment else 0,
                 "mirror": self.data.flip and self.recipe.augment,
+                "teacher fingerprint": self.taught_by,
                 "reported": "last epoch",
             },
             "recipe": json.loads(json.dumps(asdict(self.recipe))),
@@ -240,7 +246,7 @@ class _Loop:
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum()
             for name, value in {**terms, "train accuracy": right / len(labels)}.items():
-                self.sums[name] = self.sums.get(name, 0) + value.detach().double() * len(labels)
+                self.sums[name] = self.sums.get(name, 0) + value.detach().float() * len(labels)
 
     def _total(self, terms: Terms) -> Tensor:
         unknown = set(self.weights) - set(terms)
@@ -260,7 +266,7 @@ class _Loop:
             raise ValueError(
                 f"the loss of epoch {self.epoch + 1} is not finite; lower the learning rate or set clip_norm"
             )
-        accuracy = evaluate(self.student, self.on_device, self.recipe.batch_size, precision=self.precision)
+        accuracy = evaluate(self.student, self.on_device, precision=self.precision)
         self.seconds = before + time.perf_counter() - started
         self.epoch += 1
         self.position, self.sums = 0, {}
@@ -386,6 +392,15 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 # --- names ---------------------------------------------------------------------------------------
+
+
+def fingerprint_of(network: nn.Module) -> str:
+    """Hash of a network's weights and buffers, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _name(network: nn.Module | None) -> str | None:

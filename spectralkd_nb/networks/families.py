@@ -20,7 +20,7 @@ NAMES = (
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
     *("plain8", "plain14", "plain20", "plain32", "plain44", "plain56"),
     *("wrn-10-1", "wrn-10-2", "wrn-16-1", "wrn-16-2", "wrn-28-2", "wrn-28-4", "wrn-40-1", "wrn-40-2", "wrn-28-10"),
-    *("vgg8x0.125", "vgg8x0.25", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    *("vgg8x0.0625", "vgg8x0.125", "vgg8x0.25", "vgg8x0.5", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
 )
 SHORTCUTS = ("projection", "padding")
 
@@ -192,7 +192,7 @@ class Vgg(nn.Module):
 
     Args:
         depth: 8, 11, 13, 16 or 19; nominal, with VGG's own three linear layers counted for the larger ones.
-        classes: outputs. factor: of every width; 1/8 makes a student that learns in seconds on a CPU.
+        classes: outputs. factor: of every width; 1/16 makes a student that learns in seconds on a CPU.
     """
 
     def __init__(self, depth: int, classes: int, factor: float = 1.0) -> None:

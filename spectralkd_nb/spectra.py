@@ -39,6 +39,7 @@ __all__ = [
     "periodic_part",
     "power_spectrum",
     "radial_spectrum",
+    "rings_of",
     "spectral_exponent",
 ]
 
@@ -321,6 +322,16 @@ def radial_spectrum(maps: Tensor, edges: str = "periodic", crop: int = 0, sector
     if not torch.isfinite(power).all():
         raise ValueError(_not_finite(power))
     return _as_spectrum(power, shape, sectors, 1, edges)
+
+
+def rings_of(power: Tensor, shape: tuple[int, int], edges: str = "none") -> RadialSpectrum:
+    """Ring averages of a power spectrum that is there already, measured or computed from theory.
+
+    Args:
+        power: (..., H, W // 2 + 1), as `power_spectrum` returns it. shape: (H, W) in pixels.
+        edges: the treatment that it was measured with.
+    """
+    return _as_spectrum(_ring_average(power[..., None], shape, None), shape, None, 1, edges)
 
 
 def _stacks(maps: Tensor) -> tuple[Tensor, ...]:

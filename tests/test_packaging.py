@@ -33,6 +33,7 @@ ORDER = (
     "spectra",
     "pictures",
     "calibration",
+    "operations",
     "networks",
     "datasets",
     "activations",

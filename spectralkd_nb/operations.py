@@ -1,0 +1,136 @@
+"""What one operation of a network does to the power spectrum of a Gaussian field, by theory.
+
+Every function takes the expected power of each Fourier mode and returns that of the result, on the same grid: nothing
+is drawn, nothing is fitted. The path goes through the autocovariance, the inverse transform of power (Wiener &
+Khinchin): a filter multiplies power, a ReLU bends each value of the autocovariance by a known curve, a stride keeps
+every second value of it.
+
+The assumptions: the field is periodic, the same everywhere on average (stationary), and Gaussian where a ReLU is met.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spectralkd_nb.spectra import PowerLawFit, fit_power_law, mode_frequencies, rings_of
+
+__all__ = ["OPERATIONS", "after_filter", "after_relu", "after_stride", "power_law_power", "predicted_exponent"]
+
+BINOMIAL = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+DIFFERENCE = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
+BOX = torch.full((2, 2), 0.25)
+
+
+def power_law_power(size: int, alpha: float) -> Tensor:
+    """Expected power of `pictures.power_law_field(size, alpha)`: f^-alpha, without a mean, of variance 1.
+
+    Returns:
+        (size, size // 2 + 1) float64, the half plane of `spectra.power_spectrum`.
+    """
+    radius = torch.hypot(*mode_frequencies(size, size))
+    radius[0, 0] = math.inf
+    power = radius**-alpha
+    power[0, 0] = 0
+    return power / _autocovariance(power)[0, 0]
+
+
+def after_filter(power: Tensor, kernel: Tensor) -> Tensor:
+    """Power after a convolution with one kernel: P |h|^2, h the kernel's transfer function. Exact.
+
+    Args:
+        power: (H, W // 2 + 1) of an even W. kernel: (h, w), no larger than the field.
+    """
+    height, width = _size(power)
+    transfer = torch.fft.rfft2(kernel.double(), s=(height, width))
+    return power * (transfer.real.square() + transfer.imag.square())
+
+
+def after_relu(power: Tensor) -> Tensor:
+    """Power after a ReLU of a Gaussian field of mean 0, less the mean that the ReLU gives it.
+
+    With correlation r between two pixels of variance 1, E[relu relu'] = (sqrt(1 - r^2) + r (pi - arccos r)) / 2 pi, the
+    arc-cosine kernel of degree 1 (Cho & Saul 2009, eq. 6); the squared mean, 1 / 2 pi, is taken off.
+
+    Args:
+        power: (H, W // 2 + 1).
+    """
+    covariance = _autocovariance(power)
+    variance = covariance[0, 0]
+    r = (covariance / variance).clamp(-1, 1)
+    bent = ((1 - r.square()).sqrt() + r * (math.pi - torch.arccos(r)) - 1) / (2 * math.pi)
+    return _power(variance * bent)
+
+
+def after_stride(power: Tensor, stride: int = 2) -> Tensor:
+    """Power after keeping every second row and column: what lies above the new Nyquist frequency is folded back. Exact.
+
+    Args:
+        power: (H, W // 2 + 1), H and W divisible by the stride.
+
+    Returns:
+        (H / stride, W / stride // 2 + 1); frequencies now in cycles a pixel of the smaller map.
+    """
+    height, width = _size(power)
+    if height % stride or width % stride:
+        raise ValueError(f"{height} x {width} pixels cannot be divided by a stride of {stride}")
+    return _power(_autocovariance(power)[::stride, ::stride])
+
+
+def predicted_exponent(power: Tensor, band: tuple[float, float] | None = None) -> PowerLawFit:
+    """The power law that `fit_power_law` finds in an expected spectrum, with the same rings, band and weights.
+
+    Args:
+        power: (H, W // 2 + 1). band: see `fit_power_law`.
+    """
+    return fit_power_law(rings_of(power, _size(power)), band)
+
+
+def _size(power: Tensor) -> tuple[int, int]:
+    return power.shape[0], 2 * (power.shape[1] - 1)
+
+
+def _autocovariance(power: Tensor) -> Tensor:
+    return torch.fft.irfft2(power.double(), s=_size(power))
+
+
+def _power(autocovariance: Tensor) -> Tensor:
+    power = torch.fft.rfft2(autocovariance).real.clamp(min=0)
+    power[0, 0] = 0
+    return power
+
+
+# --- the bench of lesson 2: each operation, as torch does it and as theory says ----------------------
+
+
+def _convolve(maps: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+    """Circular convolution, so that theory's assumption of a periodic field holds."""
+    rows, columns = kernel.shape[-2:]
+    padded = F.pad(maps[:, None], ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2), mode="circular")
+    return F.conv2d(padded, kernel[None, None].to(maps), stride=stride)[:, 0]
+
+
+def _normalise(maps: Tensor) -> Tensor:
+    return F.batch_norm(maps[:, None], None, None, training=True)[:, 0]
+
+
+Operation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
+
+# name: (what torch does to maps (N, H, W), what theory does to power, or None where there is no closed form)
+OPERATIONS: dict[str, Operation] = {
+    "convolution that smooths": (lambda m: _convolve(m, BINOMIAL), lambda p: after_filter(p, BINOMIAL)),
+    "convolution that sharpens": (lambda m: _convolve(m, DIFFERENCE), lambda p: after_filter(p, DIFFERENCE)),
+    "ReLU": (torch.relu, after_relu),
+    "batch norm": (_normalise, lambda p: p),
+    "average of 2 x 2": (lambda m: _convolve(m, BOX, 2), lambda p: after_stride(after_filter(p, BOX))),
+    "maximum of 2 x 2": (lambda m: F.max_pool2d(m[:, None], 2)[:, 0], None),
+    "stride 2": (lambda m: m[:, ::2, ::2], after_stride),
+    "residual sum, 0.3 of a smoothing branch": (
+        lambda m: m + 0.3 * _convolve(m, BINOMIAL),
+        lambda p: after_filter(p, F.pad(torch.ones(1, 1), (1, 1, 1, 1)) + 0.3 * BINOMIAL),
+    ),
+}

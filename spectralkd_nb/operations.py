@@ -12,14 +12,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralkd_nb.spectra import PowerLawFit, fit_power_law, mode_frequencies, rings_of
+from spectralkd_nb.pictures import power_law_field
+from spectralkd_nb.spectra import (
+    PowerLawFit,
+    RadialSpectrum,
+    fit_power_law,
+    mode_frequencies,
+    radial_spectrum,
+    rings_of,
+)
 
-__all__ = ["OPERATIONS", "after_filter", "after_relu", "after_stride", "power_law_power", "predicted_exponent"]
+__all__ = [
+    "OPERATIONS",
+    "Trial",
+    "after_filter",
+    "after_relu",
+    "after_stride",
+    "power_law_power",
+    "predicted_exponent",
+    "try_operation",
+]
 
 BINOMIAL = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 DIFFERENCE = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]]) / 4
@@ -134,3 +152,45 @@ OPERATIONS: dict[str, Operation] = {
         lambda p: after_filter(p, F.pad(torch.ones(1, 1), (1, 1, 1, 1)) + 0.3 * BINOMIAL),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One operation on Gaussian fields of a known exponent: what went in, what came out, what theory says.
+
+    Attributes:
+        name: of the operation. alpha: exponent of the fields.
+        before, after: measured ring averages. predicted: those of theory, or None where there is no closed form.
+    """
+
+    name: str
+    alpha: float
+    before: RadialSpectrum
+    after: RadialSpectrum
+    predicted: RadialSpectrum | None
+
+    def exponents(self, band: tuple[float, float] = (0.02, 0.35)) -> dict[str, float]:
+        """alpha before, after, and as predicted (NaN without a prediction), over a band in cycles a pixel."""
+        spectra = {"before": self.before, "after": self.after, "predicted": self.predicted}
+        return {name: float(fit_power_law(s, band).alpha) if s else math.nan for name, s in spectra.items()}
+
+
+def try_operation(name: str, alpha: float, size: int = 128, fields: int = 24, seed: int = 0) -> Trial:
+    """Put Gaussian power-law fields through one of `OPERATIONS`, and theory beside it.
+
+    Args:
+        name: of the operation. alpha: exponent of the fields. size: their side in pixels, even.
+        fields: how many are drawn.
+    """
+    if name not in OPERATIONS:
+        raise ValueError(f"there is no operation {name!r}; there are {', '.join(OPERATIONS)}")
+    operation, theory = OPERATIONS[name]
+    maps = power_law_field(size, alpha, fields, torch.Generator().manual_seed(seed))
+    expected = theory(power_law_power(size, alpha)) if theory else None
+    return Trial(
+        name,
+        alpha,
+        radial_spectrum(maps, "none").average(),
+        radial_spectrum(operation(maps), "none").average(),
+        None if expected is None else rings_of(expected, _size(expected)),
+    )

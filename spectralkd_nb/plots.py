@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from spectralkd_nb.distillation.records import losses_of
+from spectralkd_nb.operations import Trial
 from spectralkd_nb.spectra import (
     LawFit,
     PowerLawFit,
@@ -44,6 +45,7 @@ __all__ = [
     "from_picture_to_law",
     "gallery",
     "law_by_band",
+    "operation",
     "orientations",
     "picture_and_power",
     "rival_laws",
@@ -477,6 +479,36 @@ def _power_by_direction(spectrum: RadialSpectrum) -> Tensor:
     ratio = (spectrum.power.clamp(min=1e-30) / ring).log()
     mean = (ratio * inside * spectrum.modes).sum(1) / (inside * spectrum.modes).sum(1)
     return (mean - mean.mean()).exp()
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def operation(trial: Trial, band: tuple[float, float] = (0.02, 0.35)) -> CaptionedFigure:
+    """What one operation does to a spectrum: before, after, and theory's line through what came out.
+
+    Args:
+        trial: from `operations.try_operation`. band: of the exponents, cycles a pixel.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axis = figure.add_axes((0.09, 0.16, 0.87, 0.74))
+    exponents = trial.exponents(band)
+    for i, (name, spectrum) in enumerate((("before", trial.before), ("after", trial.after))):
+        style = {"marker": MARKERS[i], "ms": 4, "linestyle": "none", "color": PALETTE[i]}
+        axis.plot(spectrum.frequency, spectrum.power, label=f"{name}: α = {exponents[name]:.2f}", **style)
+    if trial.predicted is not None:
+        label = f"theory: α = {exponents['predicted']:.2f}"
+        axis.plot(trial.predicted.frequency, trial.predicted.power, color=PALETTE[6], label=label)
+    axis.axvspan(*band, color="0.95", zorder=0)
+    _label_spectrum_axes(axis, f"{trial.name}, fields of α = {trial.alpha:g}")
+    axis.set(xlim=(5e-3, 0.6), ylim=_around(torch.cat([trial.before.power, trial.after.power])))
+    axis.legend(loc="lower left")
+    theory = "no closed form" if trial.predicted is None else f"theory {exponents['predicted']:.2f}"
+    return CaptionedFigure(
+        figure,
+        f"{trial.name} takes alpha from {exponents['before']:.2f} to {exponents['after']:.2f} ({theory}), over "
+        f"{band[0]:g} to {band[1]:g} cycles a pixel.",
+    )
 
 
 # --- training ------------------------------------------------------------------------------------

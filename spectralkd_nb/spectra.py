@@ -862,10 +862,11 @@ def spectral_exponent(
     if math.isnan(fit.alpha):
         return no_exponent("a ring of the band has no power, or nearly all of it (a periodic pattern?), so no law fits")
     if len(images) > 1:
-        interval = _bootstrap(replace(pooled, power=per_image), band, method, resamples, seed)
+        interval = bootstrap_interval(replace(pooled, power=per_image), band, method, resamples, seed)
     else:
         interval = tuple(fit.interval.tolist())
-    reasons = _reasons_to_distrust(images, pooled, fit)
+    other = radial_spectrum(images, "hann" if edges != "hann" else "periodic").average()
+    reasons = reasons_to_distrust(len(images), pooled, fit, other)
     return SpectralExponent(float(fit.alpha), interval, len(images), reasons, fit, pooled)
 
 
@@ -875,9 +876,14 @@ def _is_constant(maps: Tensor) -> bool:
     return bool((maps.var((-2, -1)) <= rounding.square()).all())
 
 
-def _bootstrap(
+def bootstrap_interval(
     per_image: RadialSpectrum, band: tuple[float, float] | None, method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
+    """The 2.5 to 97.5 % range of alpha over draws of as many images with replacement.
+
+    Args:
+        per_image: power (images, rings), float64. The rest as in `spectral_exponent`.
+    """
     power = per_image.power.cpu()
     on_cpu = replace(per_image, frequency=per_image.frequency.cpu(), modes=per_image.modes.cpu())
     generator = torch.Generator().manual_seed(seed)
@@ -895,26 +901,25 @@ def _bootstrap(
     return low, high
 
 
-def _reasons_to_distrust(images: Tensor, pooled: RadialSpectrum, fit: PowerLawFit) -> tuple[str, ...]:
+def reasons_to_distrust(
+    images: int, pooled: RadialSpectrum, fit: PowerLawFit, other: RadialSpectrum | None = None
+) -> tuple[str, ...]:
+    """Why the alpha of a pooled spectrum should not be trusted, one sentence each.
+
+    Args:
+        images: how many there are. other: the pooled spectrum of the same maps with another edge treatment, if there
+            is one to compare with.
+    """
     reasons = []
-    if 1 < len(images) < FEWEST_IMAGES:
-        reasons.append(f"a bootstrap of {len(images)} images is too narrow, {FEWEST_IMAGES} are needed")
+    if 1 < images < FEWEST_IMAGES:
+        reasons.append(f"a bootstrap of {images} images is too narrow, {FEWEST_IMAGES} are needed")
     if fit.rings < FEWEST_RINGS:
         reasons.append(
             f"only {fit.rings} rings lie between {fit.band[0]:.3f} and {fit.band[1]:.3f} cycles a pixel, "
             f"and {FEWEST_RINGS} are needed"
         )
-    other = "hann" if pooled.edges != "hann" else "periodic"
-    # A taper makes the first ring worthless, so the treatments are compared without it.
-    shared = (max(fit.band[0], 1.5 / min(pooled.shape)), fit.band[1])
-    with torch.no_grad():
-        checked = radial_spectrum(images, other).average()
-        try:
-            here, there = (float(fit_power_law(s, shared, fit.method).alpha) for s in (pooled, checked))
-        except ValueError:  # the band ends below ring 2
-            here = there = math.nan
-    if abs(here - there) > EDGES_AGREE:
-        reasons.append(f'edge treatments disagree, {here:.2f} with "{pooled.edges}" and {there:.2f} with "{other}"')
+    if other is not None and (disagreement := _at_other_edges(pooled, other, fit)):
+        reasons.append(disagreement)
     difference, error = _bend(_rings_in_band(pooled, fit.band))
     if abs(difference) > max(STRAIGHT, 2.5 * error):
         reasons.append(
@@ -922,6 +927,19 @@ def _reasons_to_distrust(images: Tensor, pooled: RadialSpectrum, fit: PowerLawFi
             f"band and {fit.alpha + difference / 2:.1f} in the upper"
         )
     return tuple(reasons)
+
+
+def _at_other_edges(pooled: RadialSpectrum, other: RadialSpectrum, fit: PowerLawFit) -> str | None:
+    """The sentence that edge treatments disagree, if they do."""
+    # A taper makes the first ring worthless, so the treatments are compared without it.
+    shared = (max(fit.band[0], 1.5 / min(pooled.shape)), fit.band[1])
+    try:
+        here, there = (float(fit_power_law(s, shared, fit.method).alpha) for s in (pooled, other))
+    except ValueError:  # the band ends below ring 2
+        return None
+    if abs(here - there) > EDGES_AGREE:
+        return f'edge treatments disagree, {here:.2f} with "{pooled.edges}" and {there:.2f} with "{other.edges}"'
+    return None
 
 
 def _bend(rings: _BandRings) -> tuple[float, float]:

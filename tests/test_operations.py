@@ -15,6 +15,7 @@ from spectralkd_nb.operations import (
     after_stride,
     power_law_power,
     predicted_exponent,
+    try_operation,
 )
 from spectralkd_nb.pictures import power_law_field
 from spectralkd_nb.spectra import fit_power_law, mode_weights, power_spectrum, radial_spectrum, rings_of
@@ -86,6 +87,17 @@ def test_a_stride_keeps_the_variance_and_lifts_the_top_of_the_spectrum():
         after_stride(power, 3)
 
 
-def test_every_operation_of_the_bench_runs():
-    for operation, _ in OPERATIONS.values():
-        assert torch.isfinite(operation(fields(2.0, n=2, size=32))).all()
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_tried_beside_its_theory(name):
+    trial = try_operation(name, 2.0, size=64)
+    exponents = trial.exponents((0.05, 0.35))
+    assert exponents["before"] == pytest.approx(2, abs=0.1)
+    if trial.predicted is None:
+        assert math.isnan(exponents["predicted"])
+    else:
+        assert exponents["after"] == pytest.approx(exponents["predicted"], abs=0.1)
+
+
+def test_an_unknown_operation_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="no operation 'softmax'; there are convolution that smooths"):
+        try_operation("softmax", 2.0)

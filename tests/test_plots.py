@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spectralkd_nb import pictures, plots, spectra
+from spectralkd_nb import operations, pictures, plots, spectra
 
 CURVES = {
     "epoch": [1, 2],
@@ -44,6 +44,7 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "rival_laws": plots.rival_laws(spectrum, spectra.compare_laws(spectrum), "a field"),
         "exponent_spread": plots.exponent_spread(table, {"a field": 2.0}),
         "orientations": plots.orientations({"a field": spectra.radial_spectrum(field, sectors=6)}),
+        "operation": plots.operation(operations.try_operation("ReLU", 2.0, size=64)),
         "training_curves": plots.training_curves(CURVES, "a student"),
     }
 

@@ -34,6 +34,7 @@ __all__ = [
     "measured_photographs",
     "open_folder",
     "open_picture",
+    "photograph_crops",
     "photographs",
     "power_law_field",
     "read_picture",
@@ -129,6 +130,28 @@ def photographs(kind: str = "scene", scale: str = "native") -> dict[str, Picture
         if its_kind == kind:
             found[name] = Picture(name, kind, source, licence, _read(Path(data_dir) / file))
     return found if scale == "native" else {name: picture.half() for name, picture in found.items()}
+
+
+def photograph_crops(size: int = 128, each: int = 4, kind: str = "scene", seed: int = 0) -> Tensor:
+    """Square cut-outs of the photographs, in colour, for a network to look at.
+
+    Args:
+        size: pixels a side. each: cut-outs of every photograph, at places drawn by the seed. kind: see `photographs`.
+
+    Returns:
+        (photographs x each, 3, size, size), display values 0..1, the cut-outs of one photograph after another.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    crops = []
+    for picture in photographs(kind).values():
+        height, width = picture.size
+        if min(height, width) < size:
+            raise ValueError(f"{picture.name} has {height} x {width} pixels, fewer than {size} a side; ask for less")
+        for _ in range(each):
+            top = int(torch.randint(height - size + 1, (1,), generator=generator))
+            left = int(torch.randint(width - size + 1, (1,), generator=generator))
+            crops.append(picture.display[:, top : top + size, left : left + size].expand(3, -1, -1))
+    return torch.stack(crops)
 
 
 def open_picture(path: str | Path) -> Picture:

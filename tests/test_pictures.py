@@ -15,6 +15,7 @@ from spectralkd_nb.pictures import (
     measured_photographs,
     open_folder,
     open_picture,
+    photograph_crops,
     photographs,
     power_law_field,
     white_noise,
@@ -288,3 +289,16 @@ def test_the_collage_looks_the_same_everywhere():
 def test_impossible_leaves_are_said_clearly(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         dead_leaves(**{"size": 16, **arguments})
+
+
+def test_crops_are_cut_from_the_photographs_at_places_that_the_seed_draws():
+    crops = photograph_crops(64, each=2)
+    assert crops.shape == (14, 3, 64, 64)
+    assert torch.equal(crops, photograph_crops(64, each=2))
+    assert not torch.equal(crops, photograph_crops(64, each=2, seed=1))
+    camera = list(photographs()).index("camera")
+    assert torch.equal(crops[2 * camera, 0], crops[2 * camera, 2])  # grey
+    whole = photographs()["camera"].display[0].unfold(0, 64, 1).unfold(1, 64, 1)
+    assert (whole == crops[2 * camera, 0]).flatten(2).all(-1).any()
+    with pytest.raises(ValueError, match="pixels, fewer than 5000 a side"):
+        photograph_crops(5000)

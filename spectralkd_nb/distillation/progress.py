@@ -47,7 +47,7 @@ class TerminalProgress:
         from tqdm import tqdm
 
         # tqdm's own rate and time would count the batches of an earlier sitting.
-        form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+        form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
         self._bar = tqdm(total=1, bar_format=form, dynamic_ncols=True, leave=False)
         self._epochs_said = None
         return self

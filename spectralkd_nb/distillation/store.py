@@ -89,6 +89,7 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            Path(name).chmod(0o644)  # mkstemp's own mode keeps other users from reading the result
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,18 +11,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from spectralkd_nb import __version__, pictures, plots, widgets
+from spectralkd_nb import __version__, operations, pictures, plots, widgets
+from spectralkd_nb.activations import ActivationSpectra
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import Recipe, Run, train
+from spectralkd_nb.distillation.steps import Step
 from spectralkd_nb.distillation.training import default_device
 from spectralkd_nb.spectra import fit_power_law, radial_spectrum
 
 __all__ = [
     "Lesson",
     "Verdict",
+    "check_average_gap",
     "check_band_exponents",
+    "check_confidence_step",
     "check_leaf_density",
     "check_phase_noise",
+    "check_relu_loss",
+    "check_steep_kernel",
+    "check_steps",
     "progress",
     "start",
 ]
@@ -182,3 +190,115 @@ def check_leaf_density(p: float | None) -> Verdict:
     if abs(alpha - 2.4) > 0.1:
         return _wrong("1.3", f"leaves of density r^-{p:g} have alpha = {alpha:.2f}, and 2.4 is wanted")
     return _right("1.3", f"leaves of density r^-{p:g} have alpha = {alpha:.2f}")
+
+
+BENCH = {"size": 128, "band": (0.02, 0.35)}  # of lesson 2's exercises
+
+
+def check_relu_loss(alpha: float | None) -> Verdict:
+    """Lesson 2, exercise 1: which exponent, of 0 to 3 in steps of 0.5, a ReLU flattens most.
+
+    Args:
+        alpha: the exponent, or None while unsolved.
+    """
+    if alpha is None:
+        return _open("2.1", "replace None by an exponent between 0 and 3")
+
+    def loss(before: float) -> float:
+        power = operations.power_law_power(BENCH["size"], before)
+        fits = (operations.predicted_exponent(p, BENCH["band"]) for p in (power, operations.after_relu(power)))
+        into, out = (float(fit.alpha) for fit in fits)
+        return into - out
+
+    mine, best = loss(float(alpha)), max(loss(step / 2) for step in range(7))
+    if mine < best - 1e-9:
+        return _wrong("2.1", f"a field of alpha = {alpha:g} loses {mine:.3f}, and another loses more")
+    return _right("2.1", f"a field of alpha = {alpha:g} loses {mine:.2f}; steep fields keep what they have")
+
+
+def check_average_gap(path: str | None, spectra: ActivationSpectra) -> Verdict:
+    """Lesson 2, exercise 2: the convolution whose two averages lie farthest apart.
+
+    Args:
+        path: of the convolution, or None while unsolved. spectra: of the network in question.
+    """
+    if path is None:
+        return _open("2.2", "replace None by the path of a convolution")
+    gaps = {
+        layer.path: abs(spectra.exponent(layer.path, "pooled").alpha - spectra.exponent(layer.path, "normalised").alpha)
+        for layer in spectra.layers
+        if layer.kind == "Conv2d"
+    }
+    if path not in gaps:
+        return _wrong("2.2", f"{path!r} is no convolution of this network")
+    if gaps[path] < max(gaps.values()):
+        return _wrong("2.2", f"the averages of {path} differ by {gaps[path]:.2f}, and those of another by more")
+    return _right("2.2", f"the averages of {path} differ by {gaps[path]:.2f}: a few loud channels are unlike the rest")
+
+
+def check_steep_kernel(kernel: Tensor | None) -> Verdict:
+    """Lesson 2, exercise 3: a 3 x 3 kernel that steepens alpha = 2 to 3.5 or more.
+
+    Args:
+        kernel: (3, 3), or None while unsolved.
+    """
+    if kernel is None:
+        return _open("2.3", "replace None by a tensor of 3 x 3 numbers")
+    kernel = torch.as_tensor(kernel)
+    if kernel.shape != (3, 3):
+        return _wrong("2.3", f"the kernel has shape {tuple(kernel.shape)}, and 3 x 3 is wanted")
+    if not kernel.any():
+        return _wrong("2.3", "a kernel of zeros lets nothing pass")
+    power = operations.after_filter(operations.power_law_power(BENCH["size"], 2.0), kernel)
+    alpha = float(operations.predicted_exponent(power, BENCH["band"]).alpha)
+    if not alpha >= 3.5:
+        return _wrong("2.3", f"it takes alpha from 2 to {alpha:.2f}")
+    return _right("2.3", f"it takes alpha from 2 to {alpha:.2f}")
+
+
+def check_steps(steps: int | None, data: LabelledImages) -> Verdict:
+    """Lesson 9, exercise 1: how many updates `Recipe.quick()` makes on the built-in task.
+
+    Args:
+        steps: their number, or None while unsolved. data: the task.
+    """
+    if steps is None:
+        return _open("9.1", "replace None by a whole number")
+    recipe = Recipe.quick()
+    batches = math.ceil(len(data.train_labels) / recipe.batch_size)
+    if steps != batches * recipe.epochs:
+        hint = "does the last, smaller batch count?" if steps == batches * recipe.epochs - recipe.epochs else "epochs?"
+        return _wrong("9.1", f"{steps} is not it; {hint}")
+    return _right("9.1", f"{batches} batches in each of {recipe.epochs} epochs, the last of them smaller")
+
+
+def check_confidence_step(step: Step | None) -> Verdict:
+    """Lesson 9, exercise 2: a step that adds the outputs' mean entropy, as a term "entropy", to the cross-entropy.
+
+    Args:
+        step: takes student, teacher, images and labels; or None while unsolved.
+    """
+    if step is None:
+        return _open("9.2", "replace None by a function of student, teacher, images and labels")
+    generator = torch.Generator().manual_seed(0)
+    answers = torch.randn(6, 4, generator=generator).requires_grad_()
+    labels = torch.arange(6) % 4
+    returned = step(lambda _: answers, None, torch.zeros(6, 3, 8, 8), labels)
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+        return _wrong("9.2", "a step returns a pair, the logits and a dictionary of loss terms")
+    logits, terms = returned
+    if logits is not answers:
+        return _wrong("9.2", "the first of the pair is not what the student answered")
+    log_p = answers.log_softmax(1)
+    wanted = {
+        "cross-entropy": nn.functional.cross_entropy(answers, labels),
+        "entropy": -(log_p.exp() * log_p).sum(1).mean(),
+    }
+    for name, value in wanted.items():
+        if name not in terms:
+            return _wrong("9.2", f"there is no term {name!r} among {', '.join(terms) or 'none'}")
+        if not torch.allclose(terms[name], value, rtol=1e-4):
+            return _wrong("9.2", f"the term {name!r} is {float(terms[name]):.3f}, and {float(value):.3f} is wanted")
+    return _right(
+        "9.2", f"entropy {float(wanted['entropy']):.2f} of at most {math.log(4):.2f}, and train can weigh it by name"
+    )

@@ -632,5 +632,5 @@ def training_curves(curves: Mapping[str, Sequence[float]], title: str, epochs: i
     return CaptionedFigure(
         figure,
         f"{title} after {done[-1]} epochs: {curves['test accuracy'][-1]:.1f} % of the test images are right and "
-        f"{curves['train accuracy'][-1]:.1f} % of the augmented training images; losses: {terms}.",
+        f"{curves['train accuracy'][-1]:.1f} % of the training images as they were shown; losses: {terms}.",
     )

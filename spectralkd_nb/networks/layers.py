@@ -97,7 +97,7 @@ def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
     staged: dict[str, bool] = {}
 
     def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        tensor = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
+        tensor = next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
         if tensor is None:
             return
         tag = tracer.of_output(tensor, inputs)
@@ -109,7 +109,7 @@ def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
         staged[path] = grid is not None and not any(part.pooled for dim in tag.dims for part in dim)
 
     with ExitStack() as stack:
-        stack.enter_context(_left_alone(model, image.device))
+        stack.enter_context(left_alone(model, image.device))
         for path, module in model.named_modules():
             if path:
                 stack.enter_context(_hooked(module, path, note))
@@ -132,7 +132,7 @@ def _image_for(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 
 
 @contextmanager
-def _left_alone(model: nn.Module, device: torch.device) -> Iterator[None]:
+def left_alone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode without gradients; modes, buffers and random state come back as they were."""
     # The attribute, not eval(): a network may do more in its own eval(), such as fuse its weights.
     modes = [(module, module.training) for module in model.modules()]
@@ -174,15 +174,15 @@ def _with_stages(layers: Iterable[Layer], staged: Mapping[str, bool]) -> list[La
     return result
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists and dictionaries, in their order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
+        yield from tensors_in(tuple(value.values()))
     elif isinstance(value, tuple | list):
         for inner in value:
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
 
 
 # --- dimensions and their parts ------------------------------------------------------------------
@@ -363,7 +363,7 @@ class Call(NamedTuple):
 
     @property
     def operands(self) -> list[Dims]:
-        return [self.dims(tensor) for tensor in _tensors((self.args, self.kwargs))]
+        return [self.dims(tensor) for tensor in tensors_in((self.args, self.kwargs))]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -401,7 +401,7 @@ def _reorder(call: Call) -> list[Dims]:
     """Permutations, reductions and selections: a probe whose sides all differ shows where each dimension went."""
     dims = call.operands[0]
     probe = torch.empty(tuple(range(PROBE_SIDE, PROBE_SIDE + len(dims))), device="meta")
-    went = next(_tensors(call.func(probe, *call.args[1:], **call.kwargs))).shape
+    went = next(tensors_in(call.func(probe, *call.args[1:], **call.kwargs))).shape
     result = []
     for place, side in enumerate(went):
         if side >= PROBE_SIDE:
@@ -591,7 +591,7 @@ class _Tracer(TorchFunctionMode):
         return self.tags[output]
 
     def _depth(self, inputs: Any) -> int:
-        return max((self.tag(tensor).depth for tensor in _tensors(inputs)), default=0)
+        return max((self.tag(tensor).depth for tensor in tensors_in(inputs)), default=0)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -602,7 +602,7 @@ class _Tracer(TorchFunctionMode):
         if name == "setitem":
             self.tags[args[0]] = self.tag(args[0])._replace(depth=self._depth(args))
             return result
-        inputs, outputs = list(_tensors((args, kwargs))), list(_tensors(result))
+        inputs, outputs = list(tensors_in((args, kwargs))), list(tensors_in(result))
         if not inputs or not outputs:
             return result  # made of nothing, or no tensor
         depth = self._depth(inputs) + _layers_in(name)

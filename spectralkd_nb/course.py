@@ -281,7 +281,7 @@ def check_confidence_step(step: Step | None) -> Verdict:
     if step is None:
         return _open("9.2", "replace None by a function of student, teacher, images and labels")
     generator = torch.Generator().manual_seed(0)
-    answers = torch.randn(6, 4, generator=generator).requires_grad_()
+    answers = torch.randn(6, 4, generator=generator)
     labels = torch.arange(6) % 4
     returned = step(lambda _: answers, None, torch.zeros(6, 3, 8, 8), labels)
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):

@@ -140,14 +140,14 @@ Operation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
 
 # name: (what torch does to maps (N, H, W), what theory does to power, or None where there is no closed form)
 OPERATIONS: dict[str, Operation] = {
-    "convolution that smooths": (lambda m: _convolve(m, BINOMIAL), lambda p: after_filter(p, BINOMIAL)),
-    "convolution that sharpens": (lambda m: _convolve(m, DIFFERENCE), lambda p: after_filter(p, DIFFERENCE)),
+    "smoothing": (lambda m: _convolve(m, BINOMIAL), lambda p: after_filter(p, BINOMIAL)),
+    "sharpening": (lambda m: _convolve(m, DIFFERENCE), lambda p: after_filter(p, DIFFERENCE)),
     "ReLU": (torch.relu, after_relu),
     "batch norm": (_normalise, lambda p: p),
-    "average of 2 x 2": (lambda m: _convolve(m, BOX, 2), lambda p: after_stride(after_filter(p, BOX))),
-    "maximum of 2 x 2": (lambda m: F.max_pool2d(m[:, None], 2)[:, 0], None),
+    "2 x 2 average": (lambda m: _convolve(m, BOX, 2), lambda p: after_stride(after_filter(p, BOX))),
+    "2 x 2 maximum": (lambda m: F.max_pool2d(m[:, None], 2)[:, 0], None),
     "stride 2": (lambda m: m[:, ::2, ::2], after_stride),
-    "residual sum, 0.3 of a smoothing branch": (
+    "residual sum": (
         lambda m: m + 0.3 * _convolve(m, BINOMIAL),
         lambda p: after_filter(p, F.pad(torch.ones(1, 1), (1, 1, 1, 1)) + 0.3 * BINOMIAL),
     ),

@@ -505,7 +505,7 @@ def layer(maps: Tensor, found: SpectralExponent, title: str, shown: int = 8) -> 
         _show(axis, maps[channel])
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"channel {channel}", fontsize=8)
-    figure.text(0.01, 0.93, title, fontsize=10)
+    figure.text(0.01, 0.93, title, fontsize=8.5)
     axis = figure.add_axes((0.6, 0.17, 0.385, 0.7))
     spectrum = _on_cpu(found.spectrum)
     if found.fit is not None:

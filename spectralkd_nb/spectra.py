@@ -39,7 +39,6 @@ __all__ = [
     "periodic_part",
     "power_spectrum",
     "radial_spectrum",
-    "rings_of",
     "spectral_exponent",
 ]
 

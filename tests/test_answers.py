@@ -1,6 +1,7 @@
 """Every exercise has an answer that its check accepts, and is handed out unsolved."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from spectralkd_nb import course, pictures
+from spectralkd_nb.activations import ActivationSpectra, activation_spectra
+from spectralkd_nb.datasets import open_dataset
+from spectralkd_nb.networks import build
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -78,6 +82,18 @@ def test_every_exercise_has_hints_by_degree(lesson):
         assert before.source.count("<details>") >= 2, number
 
 
+@cache
+def measured() -> ActivationSpectra:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return activation_spectra(build("resnet8", 10), images, progress=False)
+
+
+def smallest_gap(spectra: ActivationSpectra) -> str:
+    pooled, normalised = (spectra.table(average) for average in ("pooled", "normalised"))
+    gap = (pooled.alpha - normalised.alpha).abs()[pooled.kind == "Conv2d"]
+    return pooled.path[gap.idxmin()]
+
+
 @pytest.mark.parametrize(
     ("verdict", "why"),
     [
@@ -87,6 +103,19 @@ def test_every_exercise_has_hints_by_degree(lesson):
         (lambda: course.check_phase_noise(torch.rand(300, 451)), "its power is not the cat's"),
         (lambda: course.check_phase_noise(pictures.photographs()["chelsea"].grey()), "still looks like the cat"),
         (lambda: course.check_leaf_density(3.4), "and 2.4 is wanted"),
+        (lambda: course.check_relu_loss(3.0), "and another loses more"),
+        (lambda: course.check_steep_kernel(torch.eye(3)), "it takes alpha from 2 to"),
+        (lambda: course.check_steep_kernel(torch.zeros(3, 3)), "lets nothing pass"),
+        (lambda: course.check_steep_kernel(torch.ones(2, 2)), "and 3 x 3 is wanted"),
+        (lambda: course.check_average_gap("conv", measured()), "is no convolution of this network"),
+        (lambda: course.check_average_gap(smallest_gap(measured()), measured()), "those of another by more"),
+        (lambda: course.check_steps(30 * 43, open_dataset("photographs")), "does the last, smaller batch count?"),
+        (lambda: course.check_confidence_step(lambda *_: 1), "a step returns a pair"),
+        (
+            lambda: course.check_confidence_step(lambda student, *_: (student(0), {})),
+            "no term 'cross-entropy' among none",
+        ),
+        (lambda: course.check_confidence_step(lambda *_: (0, {})), "is not what the student answered"),
     ],
 )
 def test_wrong_answers_are_told_why(verdict, why):

@@ -58,7 +58,7 @@ def test_theory_says_what_torch_does(name, alpha):
 
 def test_a_filter_is_exact_mode_by_mode():
     maps = fields(2.0, n=2)
-    filtered = OPERATIONS["convolution that smooths"][0](maps)
+    filtered = OPERATIONS["smoothing"][0](maps)
     assert torch.allclose(
         power_spectrum(filtered, "none"),
         torch.stack([after_filter(p, BINOMIAL) for p in power_spectrum(maps, "none")]),
@@ -99,5 +99,5 @@ def test_every_operation_is_tried_beside_its_theory(name):
 
 
 def test_an_unknown_operation_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="no operation 'softmax'; there are convolution that smooths"):
+    with pytest.raises(ValueError, match="no operation 'softmax'; there are smoothing"):
         try_operation("softmax", 2.0)

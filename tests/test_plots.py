@@ -4,12 +4,23 @@ import io
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from spectralkd_nb import operations, pictures, plots, spectra
 
+LAYERS = pd.DataFrame(
+    {
+        "depth": [0, 1, 2, 3],
+        "stage": pd.array([None, 1, 1, 2], dtype="Int64"),
+        "alpha": [2.0, 1.5, float("nan"), 3.0],
+        "lower": [1.9, 1.4, float("nan"), float("nan")],
+        "upper": [2.1, 1.6, float("nan"), float("nan")],
+        "trusted": [True, True, False, False],
+    }
+)
 CURVES = {
     "epoch": [1, 2],
     "learning rate": [0.1, 0.05],
@@ -44,6 +55,9 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "rival_laws": plots.rival_laws(spectrum, spectra.compare_laws(spectrum), "a field"),
         "exponent_spread": plots.exponent_spread(table, {"a field": 2.0}),
         "orientations": plots.orientations({"a field": spectra.radial_spectrum(field, sectors=6)}),
+        "layer": plots.layer(torch.stack([field, 2 * field]), spectra.spectral_exponent(field, "none"), "a layer"),
+        "exponents_by_depth": plots.exponents_by_depth({"a": LAYERS, "b": LAYERS.assign(alpha=1.0)}, "networks"),
+        "channel_exponents": plots.channel_exponents({"a layer": torch.tensor([1.0, 2.0, 4.0, float("nan")])}),
         "operation": plots.operation(operations.try_operation("ReLU", 2.0, size=64)),
         "training_curves": plots.training_curves(CURVES, "a student"),
     }
@@ -137,3 +151,10 @@ def test_training_curves_read_the_last_epoch_and_wait_for_the_first():
     assert [len(axis.lines) for axis in drawn.figure.axes] == [2, 2]
     assert all(axis.get_xlim() == (0.5, 5.5) for axis in drawn.figure.axes)
     assert "not finished yet" in plots.training_curves({}, "student", epochs=5).caption
+
+
+def test_layers_are_told_with_their_numbers(figures):
+    assert "a goes from 2.00 to 3.00 at depth 3; b goes from 1.00 to 1.00" in figures["exponents_by_depth"].caption
+    assert "a layer: 3 channels, median 2.00, 1.00 to 4.00" in figures["channel_exponents"].caption
+    assert re.match(r"a layer: alpha = \d\.\d\d \[", figures["layer"].caption)
+    assert "ReLU takes alpha from" in figures["operation"].caption

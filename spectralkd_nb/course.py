@@ -70,7 +70,9 @@ class Lesson:
         view = widgets.TrainingView()
         display(view)
         settled = {"seed": self.seed, "device": self.device, "callback": view}
-        return train(student, data, recipe or Recipe.quick(), **{**settled, **options})
+        run = train(student, data, recipe or Recipe.quick(), **{**settled, **options})
+        view.end(str(run))
+        return run
 
 
 def start(profile: str | None = None, seed: int = 0) -> Lesson:
@@ -204,6 +206,9 @@ def check_relu_loss(alpha: float | None) -> Verdict:
     if alpha is None:
         return _open("2.1", "replace None by an exponent between 0 and 3")
 
+    if not 0 <= alpha <= 3:
+        return _wrong("2.1", f"{alpha:g} does not lie between 0 and 3")
+
     def loss(before: float) -> float:
         power = operations.power_law_power(BENCH["size"], before)
         fits = (operations.predicted_exponent(p, BENCH["band"]) for p in (power, operations.after_relu(power)))
@@ -229,6 +234,7 @@ def check_average_gap(path: str | None, spectra: ActivationSpectra) -> Verdict:
         for layer in spectra.layers
         if layer.kind == "Conv2d"
     }
+    gaps = {layer: gap for layer, gap in gaps.items() if not math.isnan(gap)}
     if path not in gaps:
         return _wrong("2.2", f"{path!r} is no convolution of this network")
     if gaps[path] < max(gaps.values()):
@@ -281,7 +287,7 @@ def check_confidence_step(step: Step | None) -> Verdict:
     if step is None:
         return _open("9.2", "replace None by a function of student, teacher, images and labels")
     generator = torch.Generator().manual_seed(0)
-    answers = torch.randn(6, 4, generator=generator)
+    answers = torch.randn(6, 4, generator=generator).requires_grad_()
     labels = torch.arange(6) % 4
     returned = step(lambda _: answers, None, torch.zeros(6, 3, 8, 8), labels)
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
@@ -298,7 +304,8 @@ def check_confidence_step(step: Step | None) -> Verdict:
         if name not in terms:
             return _wrong("9.2", f"there is no term {name!r} among {', '.join(terms) or 'none'}")
         if not torch.allclose(terms[name], value, rtol=1e-4):
-            return _wrong("9.2", f"the term {name!r} is {float(terms[name]):.3f}, and {float(value):.3f} is wanted")
-    return _right(
-        "9.2", f"entropy {float(wanted['entropy']):.2f} of at most {math.log(4):.2f}, and train can weigh it by name"
-    )
+            return _wrong("9.2", f"the term {name!r} is {terms[name].item():.3f}, and {value.item():.3f} is wanted")
+        if not terms[name].requires_grad:
+            return _wrong("9.2", f"the term {name!r} has no gradient, so the student cannot learn from it")
+    entropy = wanted["entropy"].item()
+    return _right("9.2", f"entropy {entropy:.2f} of at most {math.log(4):.2f}, and train can weigh it by its name")

@@ -295,6 +295,11 @@ class TrainingView(ipywidgets.VBox):
             self._epochs_drawn = finished
         self.status.value = _training_words(progress)
 
+    def end(self, summary: str) -> None:
+        """Say that a run was finished before, if it has told nothing."""
+        if self._epochs_drawn < 0:
+            self.status.value = f'<div role="status">Read from its folder, finished. {html.escape(summary)}</div>'
+
     def __repr__(self) -> str:
         return "[a training's progress; it is seen while the cell runs]"
 

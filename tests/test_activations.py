@@ -827,5 +827,5 @@ def test_maps_of_a_layer_are_those_that_were_measured():
     expected = radial_spectrum(maps, "periodic").power.double().mean((0, 1))
     assert torch.allclose(alone.spectrum("layer1.0.conv1").power, expected, rtol=1e-5)
     assert torch.equal(activation_maps(network, images, "image"), images)
-    with pytest.raises(ValueError, match=r"did you mean layer1\.0\.conv1"):
+    with pytest.raises(ValueError, match=r"did you mean layer1\.0\.conv"):
         activation_maps(network, images, "layer1.0.conv9")

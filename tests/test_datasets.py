@@ -100,10 +100,15 @@ def test_the_built_in_task_is_large_balanced_and_the_same_every_time(built_in):
     assert built_in.fingerprint != photograph_patches(seed=1).fingerprint
 
 
-def test_brightness_and_contrast_do_not_tell_the_photograph(built_in):
-    patches = built_in.test_images.double().flatten(1)
-    assert patches.mean(1).std() < 3
-    assert patches.std(1).std() < 5
+def test_brightness_and_contrast_tell_little_of_the_photograph(built_in):
+    # What clipping leaves of both makes a quarter right; the smallest student has three quarters.
+    def facts(images):
+        values = images.double().flatten(1)
+        return torch.stack([values.mean(1), values.std(1)], 1)
+
+    train, test = facts(built_in.train_images), facts(built_in.test_images)
+    nearest = torch.cdist(test / train.std(0), train / train.std(0)).argmin(1)
+    assert (built_in.train_labels[nearest] == built_in.test_labels).double().mean() < 0.3
 
 
 @pytest.mark.parametrize("name", ["astronaut", "clock"])
@@ -222,9 +227,16 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
         read_folder(tmp_path / "none")
     with pytest.raises(ValueError, match="holds 0 folders; one for each of two or more classes"):
         read_folder(tmp_path)
-    paint(tmp_path / "a" / "0.png", (0, 0, 0))
+    for i in range(2):
+        paint(tmp_path / "a" / f"{i}.png", (0, 0, 0))
     (tmp_path / "b").mkdir()
     with pytest.raises(ValueError, match="holds no pictures"):
+        read_folder(tmp_path)
+    paint(tmp_path / "b" / "0.png", (0, 0, 0))
+    with pytest.raises(ValueError, match="holds a single picture"):
+        read_folder(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="holds train but no test"):
         read_folder(tmp_path)
     with pytest.raises(ValueError, match="no data set 'imagenet'; name photographs, cifar10, cifar100"):
         open_dataset("imagenet")

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,14 +100,10 @@ def test_a_name_builds_the_student_with_as_many_outputs_as_classes(data):
     assert run.pair == {"student": "resnet8", "teacher": None}
 
 
-def test_the_seed_decides_everything_but_the_callers_generator(data):
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
+def test_the_seed_decides_everything(data):
     first, again, other = (train(Tiny(), data, QUICK, seed=seed).network for seed in (5, 5, 6))
     assert same(tensors(first), tensors(again))
     assert not same(tensors(first), tensors(other))
-    torch.manual_seed(0)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_callers_generator_stays_where_it_was(data):
@@ -203,7 +201,7 @@ def test_the_teacher_is_asked_in_eval_mode_and_left_as_it_was(data):
     assert not teacher.bn.training
     assert [p.requires_grad for p in teacher.parameters()] == [True] * 5 + [False]
     assert all(p.grad is None for p in teacher.parameters())
-    assert run.method == "step"
+    assert run.method.startswith("step, source ")
 
 
 def test_a_teacher_uses_the_batchs_statistics_only_where_asked(data):
@@ -300,14 +298,17 @@ def test_the_record_is_one_json_that_reads_back(data, tmp_path):
     assert set(wanted.split()) <= set(kept)
     assert kept["protocol"]["reported"] == "last epoch"
     assert read_run(tmp_path / "run" / "run.json") == run
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["network.pt", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "trained.pt"]
 
 
 def test_a_finished_run_is_read_and_not_trained_again(data, tmp_path):
     run = train(Tiny(), data, QUICK, folder=tmp_path)
     heard = []
-    again = train(Tiny(seed=9), data, QUICK, folder=tmp_path, callback=heard.append)
+    again = train(Tiny(), data, QUICK, folder=tmp_path, callback=heard.append)
     assert again == run
+    assert train(again.network, data, QUICK, folder=tmp_path, callback=heard.append) == run  # a cell that is run twice
+    with pytest.raises(ValueError, match="differs in protocol"):
+        train(Tiny(seed=9), data, QUICK, folder=tmp_path)
     assert heard == []
     assert same(tensors(again.network), tensors(run.network))
 
@@ -363,7 +364,7 @@ from test_distillation import Hint, Tiny, stripes
 from spectralkd_nb.distillation import Recipe, train
 from spectralkd_nb.distillation.store import RunStore
 
-RunStore.finish = lambda self, run, network: None  # the last checkpoint stays, to be compared
+RunStore.finish = lambda self, run, trained: None  # the last checkpoint stays, to be compared
 data = stripes(train_images=256)
 recipe = Recipe(epochs=6, batch_size=16, learning_rate=0.05, clip_norm=1.0)
 
@@ -423,17 +424,16 @@ def assert_equal(first, second) -> None:
 
 def test_a_full_disk_in_mid_run_loses_nothing(data, tmp_path, monkeypatch):
     unbroken = train(Tiny(), data, QUICK)
-    write = torch.save
+    write = os.fsync
     writes = []
 
-    def full_the_third_time(state, file):
+    def full_the_third_time(descriptor):
         writes.append(1)
         if len(writes) == 3:
-            file.write(b"half a check")
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(state, file)
+        write(descriptor)
 
-    monkeypatch.setattr(torch, "save", full_the_third_time)
+    monkeypatch.setattr(os, "fsync", full_the_third_time)
     with pytest.raises(OSError, match="No space left"):
         train(Tiny(), data, QUICK, folder=tmp_path, checkpoint_seconds=0)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -471,3 +471,82 @@ def test_a_file_in_the_folders_place_is_found_before_training(data, tmp_path):
         train(Tiny(), data, QUICK, folder=tmp_path / "run", callback=heard.append)
     assert heard == []
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_what_is_trained_beside_the_student_comes_back_too(data, tmp_path):
+    step, teacher = Hint(), Tiny(6, seed=2)
+    options = {"weights": {"hint": 0.5}, "train_teacher": True, "folder": tmp_path}
+    train(Tiny(), data, QUICK, teacher=teacher, step=step, **options)
+    later, other = Hint(), Tiny(6, seed=2)
+    train(Tiny(), data, QUICK, teacher=other, step=later, **options)
+    assert same(tensors(later), tensors(step))
+    assert same(tensors(other), tensors(teacher))
+    with pytest.raises(ValueError, match="differs in protocol"):
+        train(Tiny(), data, QUICK, teacher=Tiny(6, seed=2), step=Hint(), weights={"hint": 0.5}, folder=tmp_path)
+
+
+def test_numbers_of_numpy_do_not_spoil_a_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("spectralkd_nb.distillation.training.PROGRESS_SECONDS", 0.0)
+    recipe = Recipe(epochs=np.int64(2), batch_size=16, learning_rate=np.float64(0.05), clip_norm=np.float32(1.0))
+    options = {"weights": {"cross-entropy": np.float32(0.5)}, "seed": np.int64(3), "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        train(Tiny(), data, recipe, callback=InterruptedAt(3), **options)
+    run = train(Tiny(), data, recipe, **options)
+    assert read_run(tmp_path / "run.json") == run
+
+
+def test_steps_are_told_apart_by_what_they_do(data, tmp_path):
+    def warm(student, teacher, images, labels, temperature):
+        return SoftTargets(temperature)(student, teacher, images, labels)
+
+    teacher = Tiny(6, seed=2)
+    train(Tiny(), data, QUICK, teacher=teacher, step=partial(warm, temperature=1.0), folder=tmp_path)
+    with pytest.raises(ValueError, match="differs in method"):
+        train(Tiny(), data, QUICK, teacher=teacher, step=partial(warm, temperature=8.0), folder=tmp_path)
+
+
+def test_what_ends_early_leaves_the_student_as_it_came(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("spectralkd_nb.distillation.training.PROGRESS_SECONDS", 0.0)
+    student = Tiny()
+    before = tensors(student)
+
+    def fails(_):
+        raise RuntimeError("the view is gone")
+
+    with pytest.raises(RuntimeError, match="the view is gone"):
+        train(student, data, QUICK, folder=tmp_path, callback=fails)
+    assert same(tensors(student), before)
+    with pytest.raises(KeyboardInterrupt):
+        train(student, data, QUICK, folder=tmp_path, callback=InterruptedAt(3))
+    again = train(student, data, QUICK, folder=tmp_path)
+    assert same(tensors(again.network), tensors(train(Tiny(), data, QUICK).network))
+
+
+def test_an_interrupt_at_the_very_end_is_not_lost(data, tmp_path):
+    def at_the_end(progress):
+        if progress.done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="it is finished"):
+        train(Tiny(), data, QUICK, folder=tmp_path, callback=at_the_end)
+    assert read_run(tmp_path / "run.json").accuracy_last >= 0
+
+
+def test_a_step_that_holds_the_teacher_leaves_it_in_eval_mode(data):
+    teacher = Tiny(6, seed=2).eval()
+    before = tensors(teacher)
+    step = SoftTargets()
+    step.teacher = teacher.requires_grad_(False)
+    train(Tiny(), data, QUICK, teacher=teacher, step=step)
+    assert same(tensors(teacher), before)
+
+
+def test_a_warm_up_of_one_step_is_one():
+    tiny = stripes(train_images=8)
+    train(Tiny(), tiny, Recipe(epochs=1, batch_size=8, warm_up=0.5))
+
+
+def test_leftovers_of_a_killed_process_are_swept_away(data, tmp_path):
+    (tmp_path / ".checkpoint.pt-abc.part").write_bytes(b"half")
+    train(Tiny(), data, QUICK, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trained.pt"]

@@ -37,6 +37,14 @@ def test_at_high_temperature_the_gradient_is_that_of_matching_logits():
     assert torch.allclose(gradient, (centred[0] - centred[1]) / 9 / 6, rtol=1e-2, atol=1e-5)
 
 
+def test_half_precision_is_computed_in_full():
+    teacher = logits(1).bfloat16()
+    student = (logits(1) + 0.05 * logits(2)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = soft_target_loss(student, teacher)
+    assert float(low) == pytest.approx(float(soft_target_loss(student.double(), teacher.double())), rel=1e-4)
+
+
 def test_a_temperature_of_0_is_refused():
     with pytest.raises(ValueError, match="temperature=0 softens nothing"):
         soft_target_loss(logits(0), logits(1), 0)

@@ -79,6 +79,8 @@ def read_folder(folder: str | Path, size: int = 32, seed: int = 0) -> LabelledIm
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the path of a folder with a folder for each class")
     divided = (folder / "train").is_dir() and (folder / "test").is_dir()
+    if not divided and (folder / "train").is_dir():
+        raise ValueError(f"{folder} holds train but no test; rename the folder to test with (val?) to test")
     classes = _classes(folder / "train" if divided else folder)
     if divided and (strange := set(_classes(folder / "test")) - set(classes)):
         raise ValueError(f"{folder}/test has classes that train has not: {', '.join(sorted(strange))}")
@@ -91,6 +93,8 @@ def read_folder(folder: str | Path, size: int = 32, seed: int = 0) -> LabelledIm
             test += [(image, label) for image in _pictures(folder / "test" / name, size)]
             continue
         images = _pictures(folder / name, size)
+        if len(images) < 2:
+            raise ValueError(f"{folder / name} holds a single picture; one to train and one to test with are needed")
         order = torch.randperm(len(images), generator=generator).tolist()
         held_out = max(1, round(TEST_SHARE * len(images)))
         test += [(images[i], label) for i in order[:held_out]]

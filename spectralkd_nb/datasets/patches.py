@@ -20,7 +20,8 @@ def photograph_patches(size: int = 32, train: int = 100, test: int = 150, seed: 
 
     Each photograph is divided into square tiles, a few pixels larger than a patch. A quarter of the tiles, drawn by the
     seed, is for testing. Every patch lies inside one tile, so that no pixel is both trained on and tested with. Patches
-    are brought to the same brightness and contrast: what is left to learn is texture, edges and colour casts.
+    are brought to nearly the same brightness and contrast (values outside 0..1 are clipped): what is left to learn is
+    texture, edges and colour casts.
 
     Args:
         size: pixels a side. train, test: patches of each photograph. seed: of the division and of the draw.

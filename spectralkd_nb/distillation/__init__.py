@@ -5,8 +5,8 @@ and a dictionary of named loss terms; `train` adds the terms up with named weigh
 an `nn.Module` with parameters of its own, for instance a connector between feature maps, has them trained along.
 
 A run is a function of its arguments: every batch follows from the seed, the epoch and the position in it. So a run that
-was interrupted goes on from its last checkpoint to the very tensors that an unbroken run reaches, on the same machine
-with the same number of threads.
+was interrupted goes on from its last checkpoint to the very tensors that an unbroken run reaches, on the same CPU with
+the same number of threads; on a GPU as far as its kernels add in a fixed order.
 """
 
 from spectralkd_nb.distillation.evaluation import evaluate

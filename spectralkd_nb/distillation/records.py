@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 SCHEDULES = ("one-cycle", "step")
@@ -57,6 +58,10 @@ class Recipe:
         return cls(**{"epochs": 30, "batch_size": 32, "augment": False, **changes})
 
     def __post_init__(self) -> None:
+        for setting in fields(self):  # plain numbers: numpy's would not go into a record or a checkpoint
+            value = getattr(self, setting.name)
+            object.__setattr__(self, setting.name, value.item() if isinstance(value, np.generic) else value)
+        object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not known; choose one of {SCHEDULES}")
         if self.precision not in PRECISIONS:

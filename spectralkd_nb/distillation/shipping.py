@@ -44,7 +44,7 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     content = save(state)
     if len(content) > LARGEST:
         raise ValueError(f"{file.name} would have {len(content) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the limit")
-    write_whole(file, lambda opened: opened.write(content))
+    write_whole(file, content)
     kept = build(name, classes, seed=run.seed)
     load_weights(kept, file)
     card = {
@@ -62,7 +62,7 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
         "command": command,
         **{key: getattr(run, key) for key in OF_THE_RUN},
     }
-    write_whole(file.with_suffix(".json"), lambda opened: opened.write(json.dumps(card, indent=1).encode() + b"\n"))
+    write_whole(file.with_suffix(".json"), json.dumps(card, indent=1).encode() + b"\n")
     return card
 
 

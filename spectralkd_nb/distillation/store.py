@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spectralkd_nb.distillation.records import Run, read_run
 
-CHECKPOINT, NETWORK, RECORD = "checkpoint.pt", "network.pt", "run.json"
+CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
 
 
 class RunStore:
@@ -24,12 +26,19 @@ class RunStore:
         self.folder = Path(folder).expanduser()
         self.identity = identity
 
-    def finished(self) -> Run | None:
+    def finished(self, device: torch.device) -> Run | None:
+        """The record of the run, if it is finished."""
         record = self.folder / RECORD
         if not record.exists():
             return None
         run = read_run(record)
-        self._require_same({key: getattr(run, key) for key in self.identity})
+        kept = {key: getattr(run, key) for key in self.identity}
+        # The very student that the run has trained may come again, as when a cell is run twice.
+        trained = {key[2:]: value for key, value in self.load(TRAINED, device).items() if key.startswith("0.")}
+        mine = self.identity["protocol"]["student fingerprint"]
+        if fingerprint_of(trained) == mine:
+            kept["protocol"] = {**kept["protocol"], "student fingerprint": mine}
+        self._require_same(kept)
         return run
 
     def load(self, name: str, device: torch.device) -> Any:
@@ -57,9 +66,13 @@ class RunStore:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.part"):  # of a process that was killed as it wrote
+                left.unlink()
             with contextlib.ExitStack() as stack:
                 for _ in range(1 if (self.folder / CHECKPOINT).exists() else 2):
-                    probe = stack.enter_context(tempfile.NamedTemporaryFile(dir=self.folder, prefix=".room-"))
+                    probe = stack.enter_context(
+                        tempfile.NamedTemporaryFile(dir=self.folder, prefix=".room-", suffix=".part")
+                    )
                     for start in range(0, size, 2**20):
                         probe.write(bytes(min(2**20, size - start)))
                     probe.flush()
@@ -72,25 +85,48 @@ class RunStore:
             ) from None
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        write_whole(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+        write_whole(self.folder / CHECKPOINT, _saved(state))
 
-    def finish(self, run: Run, network: nn.Module) -> None:
-        """The network first: the record is what says that the run is finished."""
-        write_whole(self.folder / NETWORK, lambda file: torch.save(network.state_dict(), file))
-        write_whole(self.folder / RECORD, lambda file: file.write(run.as_json().encode()))
+    def finish(self, run: Run, trained: nn.Module) -> None:
+        """The weights first: the record is what says that the run is finished."""
+        write_whole(self.folder / TRAINED, _saved(trained.state_dict()))
+        write_whole(self.folder / RECORD, run.as_json().encode())
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that whoever looks, whenever, finds the old one or the new one, and never half of one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            Path(name).chmod(0o644)  # mkstemp's own mode keeps other users from reading the result
+        with contextlib.suppress(OSError):  # not every file system has modes
+            Path(name).chmod(0o666 & ~_umask())  # mkstemp's own keeps other users from reading the result
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _saved(state: Any) -> memoryview:
+    """As torch.save would write it. In memory first: what it raises on a full disk is no OSError."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """Hash of a state_dict, weights and buffers, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for key, value in state.items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import json
 import math
 import platform
@@ -26,8 +28,9 @@ from spectralkd_nb.distillation.evaluation import evaluate, teaching
 from spectralkd_nb.distillation.progress import Callback, Progress
 from spectralkd_nb.distillation.records import Recipe, Run, losses_of, title_of
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms
-from spectralkd_nb.distillation.store import CHECKPOINT, NETWORK, RunStore
+from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore, fingerprint_of
 from spectralkd_nb.networks import build
+from spectralkd_nb.networks.weights import randomness_kept
 
 PROGRESS_SECONDS = 0.25  # between two calls of a callback
 
@@ -60,8 +63,8 @@ def train(
     Args:
         student: a network, trained in place; or a name for `build`, with as many classes as the data.
         data: what to learn. recipe: how; `Recipe()` if None.
-        teacher: network that `step` may ask. It is in eval mode and its parameters get no gradient, and afterwards it
-            is as it was before.
+        teacher: network that `step` may ask. It is in eval mode and its parameters get no gradient; afterwards its
+            modes and what wants gradients are as before, and it is on the run's device.
         step: what is learned; `SoftTargets()` with a teacher, `CrossEntropy()` without.
         weights: by name of the loss terms that `step` returns; 1 for those not named.
         seed: of order, augmentation, dropout, and of the initial weights if the student is a name.
@@ -81,33 +84,39 @@ def train(
             losses that are not finite.
         OSError: the folder cannot be written to, or has no room; found before training starts.
         KeyboardInterrupt: after the checkpoint of the last whole step is written.
+
+    Whatever ends a run before its end, the student (and what else is trained) then has the weights that it came with:
+    what was learned is in the folder, and the same call goes on from there.
     """
-    recipe = recipe or Recipe()
+    recipe, seed = recipe or Recipe(), int(seed)
     device = torch.device(device or default_device())
     if isinstance(student, str):
         student = build(student, len(data.classes), seed=seed)
     step = step or (SoftTargets() if teacher is not None else CrossEntropy())
-    # A teacher that the run itself changes cannot be told by its weights when the run goes on.
-    constant = teacher is not None and not (train_teacher or teacher_batch_statistics)
-    taught_by = fingerprint_of(teacher) if constant else None
-    loop = _Loop(student, data, recipe, teacher, step, dict(weights or {}), seed, device, taught_by)
+    # Plain numbers: a checkpoint with numpy's could not be read back safely.
+    weights = {str(name): float(weight) for name, weight in (weights or {}).items()}
+    how = {"teacher batch statistics": bool(teacher_batch_statistics), "teacher trained": bool(train_teacher)}
+    loop = _Loop(student, data, recipe, teacher, step, weights, seed, device, how)
     store = RunStore(folder, loop.identity()) if folder is not None else None
-    if store is not None and (finished := store.finished()):
-        student.load_state_dict(store.load(NETWORK, device))
-        return replace(finished, network=student.to(device).eval())
+    loop.prepare(train_teacher)
+    if store is not None and (finished := store.finished(device)):
+        loop.trained.load_state_dict(store.load(TRAINED, device))
+        return replace(finished, network=student.eval())
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_own_randomness(seed, device))
+        stack.enter_context(_own_randomness(seed))
+        stack.enter_context(_all_or_nothing(loop.trained))
         if teacher is not None:
-            stack.enter_context(teaching(teacher.to(device), teacher_batch_statistics, train_teacher))
-        loop.prepare(train_teacher)
+            stack.enter_context(teaching(teacher, teacher_batch_statistics, train_teacher))
         if store is not None:
             store.require_room(loop.size())
             loop.restore(store)
-        loop.go(store, callback, checkpoint_seconds)
+        stopped = loop.go(store, callback, checkpoint_seconds)
     run = loop.record()
     if store is not None:
-        store.finish(run, student)
+        store.finish(run, loop.trained)
+    if stopped:
+        raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
     return replace(run, network=student.eval())
 
 
@@ -124,15 +133,18 @@ class _Loop:
         weights: dict[str, float],
         seed: int,
         device: torch.device,
-        taught_by: str | None,
+        how: dict[str, bool],
     ) -> None:
         if not len(data.train_labels) or not len(data.test_labels):
             raise ValueError(f"{data.name} holds no images to train or to test with")
         self.student, self.teacher, self.step = student, teacher, step
         self.data, self.recipe, self.weights = data, recipe, weights
-        self.seed, self.device, self.taught_by = seed, device, taught_by
-        precision = recipe.precision
-        self.precision = precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+        self.seed, self.device, self.how = seed, device, how
+        self.came_with = {
+            "student fingerprint": fingerprint_of(student.state_dict()),
+            "teacher fingerprint": None if teacher is None else fingerprint_of(teacher.state_dict()),
+        }
+        self.precision = _precision(device) if recipe.precision == "auto" else recipe.precision
         self.steps = math.ceil(len(data.train_labels) / recipe.batch_size)
         # What a checkpoint holds, beside tensors:
         self.epoch = 0  # epochs finished
@@ -155,7 +167,8 @@ class _Loop:
                 "test images": len(self.data.test_labels),
                 "shift": self.data.pad if self.recipe.augment else 0,
                 "mirror": self.data.flip and self.recipe.augment,
-                "teacher fingerprint": self.taught_by,
+                **self.came_with,
+                **self.how,
                 "reported": "last epoch",
             },
             "recipe": json.loads(json.dumps(asdict(self.recipe))),
@@ -190,8 +203,12 @@ class _Loop:
         self.ask_student = compiled(self.student)
         self.ask_teacher = compiled(self.teacher) if self.teacher is not None else None
 
-    def go(self, store: RunStore | None, callback: Callback | None, checkpoint_seconds: float) -> None:
-        """Train to the end. An interrupt is taken between two steps, after a checkpoint."""
+    def go(self, store: RunStore | None, callback: Callback | None, checkpoint_seconds: float) -> bool:
+        """Train to the end. An interrupt is taken between two steps, after a checkpoint.
+
+        Returns:
+            whether an interrupt came too late to stop anything.
+        """
         started, before = time.perf_counter(), self.seconds
         saved = shown = started
         with _deferred_interrupt() as interrupted:
@@ -210,11 +227,15 @@ class _Loop:
                         callback(self._progress())
                         shown = time.perf_counter()
                 self._finish_epoch(before, started)
-                if store is not None and time.perf_counter() - saved >= checkpoint_seconds:
+                done = self.epoch == self.recipe.epochs
+                if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
                     store.checkpoint(self.state())
                     saved = time.perf_counter()
                 if callback is not None:
-                    callback(self._progress(done=self.epoch == self.recipe.epochs))
+                    callback(self._progress(done=done))
+                if interrupted() and not done:
+                    raise KeyboardInterrupt(_going_on(store, self))
+            return interrupted()
 
     def _views(self) -> Views:
         """Order, shifts and mirror images of the current epoch: they follow from seed and epoch alone."""
@@ -355,17 +376,35 @@ def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> t
         optimiser,
         recipe.learning_rate,
         total_steps=recipe.epochs * steps + 1,  # the last call of step() only looks one ahead
-        pct_start=recipe.warm_up,
+        pct_start=recipe.warm_up * (1 + 1e-9),  # a warm-up of exactly one step would divide by zero
         cycle_momentum=False,
     )
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+def _own_randomness(seed: int) -> Iterator[None]:
     """Dropout and the like draw from the run's seed, and the caller's generators are left as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with randomness_kept():
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def _all_or_nothing(trained: nn.Module) -> Iterator[None]:
+    """What ends early leaves the weights as they came, or the same call would begin with half a training."""
+    before = {key: value.clone() for key, value in trained.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        trained.load_state_dict(before)
+        raise
+
+
+def _precision(device: torch.device) -> str:
+    # Cards that only emulate bfloat16, such as Colab's T4, have no convolutions in it.
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float32"
 
 
 @contextlib.contextmanager
@@ -379,6 +418,9 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
         return
     usual = signal.getsignal(signal.SIGINT)
+    if usual in (signal.SIG_IGN, None):  # a job in the background, which nobody's key is meant for
+        yield pressed.is_set
+        return
 
     def first(*_: object) -> None:
         pressed.set()
@@ -394,15 +436,6 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def fingerprint_of(network: nn.Module) -> str:
-    """Hash of a network's weights and buffers, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _name(network: nn.Module | None) -> str | None:
     if network is None:
         return None
@@ -410,7 +443,18 @@ def _name(network: nn.Module | None) -> str | None:
 
 
 def _described(step: Step) -> str:
-    return repr(step) if isinstance(step, nn.Module) else getattr(step, "__name__", type(step).__name__)
+    """What tells a step from another: settings of a module, or the source of a function."""
+    if isinstance(step, nn.Module):
+        return repr(step)
+    if isinstance(step, functools.partial):
+        settings = [*map(repr, step.args), *(f"{name}={value!r}" for name, value in step.keywords.items())]
+        return f"{_described(step.func)} with {', '.join(settings)}"
+    name = getattr(step, "__name__", type(step).__name__)
+    try:
+        source = inspect.getsource(step)
+    except (OSError, TypeError):  # typed into an interpreter
+        return name
+    return f"{name}, source {hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def _device_name(device: torch.device) -> str:

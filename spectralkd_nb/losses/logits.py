@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,8 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0)
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} softens nothing; give a positive number")
+    # Under autocast these would be of half precision, in which two nearly equal outputs differ by rounding alone.
+    student, teacher = (x if x.dtype == torch.float64 else x.float() for x in (student, teacher))
     log_student = F.log_softmax(student / temperature, 1)
     log_teacher = F.log_softmax(teacher / temperature, 1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

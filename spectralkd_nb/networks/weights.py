@@ -6,7 +6,8 @@ import difflib
 import json
 import re
 import urllib.error
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,21 @@ def _no_weights(name: str, classes: int | None, pretrained: bool | str) -> str:
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A network whose initial weights follow from the seed alone; the caller's generators stay where they are."""
-    with torch.random.fork_rng(devices=[]):
+    with randomness_kept():
         torch.manual_seed(seed)
         return make()
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """torch's generators, of every device, are afterwards where they were."""
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -104,7 +104,8 @@ window.lesson = {
         const slider = document.querySelector(`.sk-${name}-${control}`);
         return {...lesson.shown(name),
                 slider: slider.querySelector('.widget-readout').textContent.trim(),
-                menu: document.querySelector(`.sk-${name}-${control}-menu select`).selectedOptions[0].text.trim()};
+                menu: document.querySelector(`.sk-${name}-${control}-menu select`).selectedOptions[0].text
+                    .replaceAll('\u00a0', ' ').trim()};  // ipywidgets' menus have spaces that do not break
     },
 
     // From here to stop(): when a key went down, when the new picture was in the page, and what each frame showed.

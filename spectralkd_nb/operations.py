@@ -141,7 +141,7 @@ Operation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]
 # name: (what torch does to maps (N, H, W), what theory does to power, or None where there is no closed form)
 OPERATIONS: dict[str, Operation] = {
     "smoothing": (lambda m: _convolve(m, BINOMIAL), lambda p: after_filter(p, BINOMIAL)),
-    "sharpening": (lambda m: _convolve(m, DIFFERENCE), lambda p: after_filter(p, DIFFERENCE)),
+    "Laplacian": (lambda m: _convolve(m, DIFFERENCE), lambda p: after_filter(p, DIFFERENCE)),
     "ReLU": (torch.relu, after_relu),
     "batch norm": (_normalise, lambda p: p),
     "2 x 2 average": (lambda m: _convolve(m, BOX, 2), lambda p: after_stride(after_filter(p, BOX))),

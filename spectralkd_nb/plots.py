@@ -522,7 +522,8 @@ def exponents_by_depth(tables: Mapping[str, pandas.DataFrame], title: str = "") 
     """alpha of each layer against its depth, with its interval; hollow where it is not to be trusted.
 
     Args:
-        tables: name to a table of `ActivationSpectra`. Stages of the first are marked off. title: of the figure.
+        tables: name to a table of `ActivationSpectra`. Stages are marked off where all have the same depths.
+        title: of the figure.
     """
     figure, axes = _figure(1, 1, height=3.8)
     axis, parts = axes[0, 0], []
@@ -537,7 +538,9 @@ def exponents_by_depth(tables: Mapping[str, pandas.DataFrame], title: str = "") 
         last = known.groupby("depth").alpha.last()
         axis.plot(last.index + shift, last, linestyle=DASHES[i % len(DASHES)], color=colour, lw=1, label=name)
         parts.append(f"{name} goes from {last.iloc[0]:.2f} to {last.iloc[-1]:.2f} at depth {last.index[-1]}")
-    _mark_stages(axis, next(iter(tables.values())))
+    first, *others = tables.values()
+    if all(other.depth.tolist() == first.depth.tolist() for other in others):
+        _mark_stages(axis, first)
     axis.set(xlabel="depth, layers with weights before this output", ylabel="exponent α", title=title)
     axis.legend()
     return CaptionedFigure(figure, f"Exponents by depth: {'; '.join(parts)}.")

@@ -205,7 +205,6 @@ def check_relu_loss(alpha: float | None) -> Verdict:
     """
     if alpha is None:
         return _open("2.1", "replace None by an exponent between 0 and 3")
-
     if not 0 <= alpha <= 3:
         return _wrong("2.1", f"{alpha:g} does not lie between 0 and 3")
 

@@ -54,16 +54,13 @@ def data_file(tmp_path) -> Path:
     return path
 
 
+def training(folder: Path, data_file: Path) -> list[str]:
+    """A command that trains on the file, keeps the run in the folder's run, and ships to its weights."""
+    return ["train", "resnet8", str(data_file), "--folder", str(folder / "run"), "--ship", str(folder / "weights")]
+
+
 def test_training_ships_weights_with_a_true_card(tmp_path, data_file, capsys):
-    command = [
-        "train",
-        "resnet8",
-        str(data_file),
-        "--folder",
-        str(tmp_path / "run"),
-        "--ship",
-        str(tmp_path / "weights"),
-    ]
+    command = training(tmp_path, data_file)
     main([*command, "--epochs", "2", "--batch-size", "8", "--seed", "4"])
     said = capsys.readouterr().out
     card = json.loads((tmp_path / "weights" / "resnet8_shades.json").read_text())
@@ -84,15 +81,7 @@ def test_training_ships_weights_with_a_true_card(tmp_path, data_file, capsys):
 
 def test_weights_that_are_too_large_are_not_shipped(tmp_path, data_file, monkeypatch):
     monkeypatch.setattr("spectralkd_nb.distillation.shipping.LARGEST", 1000)
-    command = [
-        "train",
-        "resnet8",
-        str(data_file),
-        "--folder",
-        str(tmp_path / "run"),
-        "--ship",
-        str(tmp_path / "weights"),
-    ]
+    command = training(tmp_path, data_file)
     with pytest.raises(SystemExit):
         main([*command, "--epochs", "1"])
     assert list((tmp_path / "weights").iterdir()) == []

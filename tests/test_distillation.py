@@ -522,6 +522,19 @@ def test_what_ends_early_leaves_the_student_as_it_came(data, tmp_path, monkeypat
     assert same(tensors(again.network), tensors(train(Tiny(), data, QUICK).network))
 
 
+def test_a_disk_that_is_full_at_the_very_end_leaves_a_run_that_goes_on(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    student = Tiny()
+    with monkeypatch.context() as patched:
+        patched.setattr("spectralkd_nb.distillation.store.RunStore.finish", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(student, data, QUICK, folder=tmp_path, checkpoint_seconds=0)
+    again = train(student, data, QUICK, folder=tmp_path)
+    assert same(tensors(again.network), tensors(train(Tiny(), data, QUICK).network))
+
+
 def test_an_interrupt_at_the_very_end_is_not_lost(data, tmp_path):
     def at_the_end(progress):
         if progress.done:

@@ -112,9 +112,9 @@ def train(
             store.require_room(loop.size())
             loop.restore(store)
         stopped = loop.go(store, callback, checkpoint_seconds)
-    run = loop.record()
-    if store is not None:
-        store.finish(run, loop.trained)
+        run = loop.record()
+        if store is not None:
+            store.finish(run, loop.trained)
     if stopped:
         raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
     return replace(run, network=student.eval())
@@ -140,6 +140,7 @@ class _Loop:
         self.student, self.teacher, self.step = student, teacher, step
         self.data, self.recipe, self.weights = data, recipe, weights
         self.seed, self.device, self.how = seed, device, how
+        self.pair = {"student": _name(student), "teacher": _name(teacher)}
         self.came_with = {
             "student fingerprint": fingerprint_of(student.state_dict()),
             "teacher fingerprint": None if teacher is None else fingerprint_of(teacher.state_dict()),
@@ -156,7 +157,7 @@ class _Loop:
     def identity(self) -> dict[str, Any]:
         """What makes this run this one; a folder that holds another is not written to."""
         return {
-            "pair": {"student": _name(self.student), "teacher": _name(self.teacher)},
+            "pair": self.pair,
             "method": _described(self.step),
             "weights": self.weights,
             "seed": self.seed,
@@ -301,7 +302,7 @@ class _Loop:
         share = (self.epoch + self.position / self.steps) / self.recipe.epochs
         last = {name: values[-1] for name, values in losses_of(self.curves).items()}
         return Progress(
-            title=title_of({"student": _name(self.student), "teacher": _name(self.teacher)}),
+            title=title_of(self.pair),
             epoch=min(self.epoch + 1, self.recipe.epochs),
             epochs=self.recipe.epochs,
             step=self.steps if done else self.position,

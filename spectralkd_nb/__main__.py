@@ -62,6 +62,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default=usual.precision)
     parser.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts and mirror images")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--keep-epochs", type=int, nargs="*", default=(), help="also keep the weights after these epochs"
+    )
     parser.set_defaults(run=train_one)
 
 
@@ -71,7 +74,8 @@ def train_one(options: argparse.Namespace) -> None:
     recipe = Recipe(**asked | {"milestones": tuple(options.milestones)})
     data = open_dataset(options.data)
     with TerminalProgress() as progress:
-        run = train(options.network, data, recipe, seed=options.seed, folder=options.folder, callback=progress)
+        kept = {"folder": options.folder, "keep_epochs": options.keep_epochs}
+        run = train(options.network, data, recipe, seed=options.seed, callback=progress, **kept)
     print(run)
     if options.ship:
         card = ship(run, data, options.ship, command_of(options, recipe))

@@ -20,6 +20,7 @@ from torch import nn
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, Recipe, SoftTargets, TerminalProgress, evaluate, read_run, train
 from spectralkd_nb.distillation.progress import in_words
+from spectralkd_nb.networks import load_weights
 
 QUICK = Recipe(epochs=2, batch_size=16, learning_rate=0.05)
 
@@ -563,3 +564,34 @@ def test_leftovers_of_a_killed_process_are_swept_away(data, tmp_path):
     (tmp_path / ".checkpoint.pt-abc.part").write_bytes(b"half")
     train(Tiny(), data, QUICK, folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trained.pt"]
+
+
+# --- weights of single epochs --------------------------------------------------------------------
+
+
+def test_the_weights_of_single_epochs_are_kept(tmp_path):
+    run = train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=(1, 2))
+    first, last = (load_weights(Tiny(seed=5), tmp_path / f"epoch_00{epoch}.safetensors") for epoch in (1, 2))
+    assert same(tensors(last.half()), tensors(run.network.half()))
+    assert not same(tensors(first.half()), tensors(last))
+
+
+def test_a_run_that_was_stopped_keeps_the_epochs_that_are_left(tmp_path):
+    def stop(progress):
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=(1, 2), callback=stop, checkpoint_seconds=0)
+    train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=(1, 2), checkpoint_seconds=0)
+    assert sorted(path.name for path in tmp_path.glob("epoch_*")) == ["epoch_001.safetensors", "epoch_002.safetensors"]
+
+
+def test_epochs_that_cannot_be_kept_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="name one"):
+        train(Tiny(), stripes(), QUICK, keep_epochs=(1,))
+    with pytest.raises(ValueError, match="names epoch 3, and the run has epochs 1 to 2"):
+        train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=(1, 3))
+    train(Tiny(), stripes(), QUICK, folder=tmp_path)
+    with pytest.raises(ValueError, match="is finished and did not keep epoch 2"):
+        train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=(2,))

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.records import Run
-from spectralkd_nb.distillation.store import write_whole
+from spectralkd_nb.distillation.store import in_half_precision, write_whole
 from spectralkd_nb.networks import build, load_weights
 
 LARGEST = 5_000_000  # bytes of one file of weights
@@ -34,14 +32,11 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     Raises:
         ValueError: the file would be larger than 5 MB.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name, classes = run.pair["student"], len(data.classes)
     file = folder / f"{name}_{data.name}.safetensors"
-    state = {key: _halved(value) for key, value in run.network.state_dict().items()}
-    content = save(state)
+    content = in_half_precision(run.network)
     if len(content) > LARGEST:
         raise ValueError(f"{file.name} would have {len(content) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the limit")
     write_whole(file, content)
@@ -75,7 +70,3 @@ def measure_shipped(card: dict[str, Any], data: LabelledImages) -> float:
     if data.fingerprint != card["data"]["fingerprint"]:
         raise ValueError(f"{card['file']} was trained on {card['data']['name']}, and {data.name} is other data")
     return evaluate(build(card["network"], card["classes"], pretrained=card["data"]["name"]), data)
-
-
-def _halved(value: torch.Tensor) -> torch.Tensor:
-    return value.half().contiguous() if value.is_floating_point() else value.contiguous()

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,36 @@ class RunStore:
     def checkpoint(self, state: dict[str, Any]) -> None:
         write_whole(self.folder / CHECKPOINT, _saved(state))
 
+    def keep(self, epoch: int, student: nn.Module) -> None:
+        write_whole(self.folder / kept_name(epoch), in_half_precision(student))
+
+    def require_kept(self, epochs: Sequence[int]) -> None:
+        """A finished run cannot go back for weights that nobody asked for while it ran."""
+        if missing := [epoch for epoch in epochs if not (self.folder / kept_name(epoch)).exists()]:
+            raise ValueError(
+                f"the run in {self.folder} is finished and did not keep epoch {missing[0]}; train it again in another "
+                "folder"
+            )
+
     def finish(self, run: Run, trained: nn.Module) -> None:
         """The weights first: the record is what says that the run is finished."""
         write_whole(self.folder / TRAINED, _saved(trained.state_dict()))
         write_whole(self.folder / RECORD, run.as_json().encode())
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def kept_name(epoch: int) -> str:
+    """The file in a run's folder that holds the student as it was after an epoch."""
+    return f"epoch_{epoch:03d}.safetensors"
+
+
+def in_half_precision(network: nn.Module) -> bytes:
+    """A network's weights and buffers as a .safetensors file, floating ones in 16 bits."""
+    from safetensors.torch import save
+
+    state = network.state_dict().items()
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state}
+    return save({key: value.contiguous() for key, value in halved.items()})
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def train(
     callback: Callback | None = None,
     device: str | torch.device | None = None,
     checkpoint_seconds: float = 60.0,
+    keep_epochs: Sequence[int] = (),
     teacher_batch_statistics: bool = False,
     train_teacher: bool = False,
 ) -> Run:
@@ -72,6 +73,8 @@ def train(
             again; one that is finished is read from there and not trained again. None keeps nothing.
         callback: called with a `Progress` a few times a second and after each epoch.
         device: `default_device()` if None. checkpoint_seconds: at least so long between two checkpoints.
+        keep_epochs: after these epochs the student's weights are also written into the folder, in half precision, as
+            `epoch_004.safetensors`: what a lesson needs that looks at a training from its beginning.
         teacher_batch_statistics: put the teacher in train mode, so that its batch norms use, and update, the statistics
             of the batch.
         train_teacher: train the teacher's parameters too (implies train mode).
@@ -97,10 +100,12 @@ def train(
     weights = {str(name): float(weight) for name, weight in (weights or {}).items()}
     how = {"teacher batch statistics": bool(teacher_batch_statistics), "teacher trained": bool(train_teacher)}
     loop = _Loop(student, data, recipe, teacher, step, weights, seed, device, how)
+    _require_keepable(keep_epochs, recipe, folder)
     store = RunStore(folder, loop.identity()) if folder is not None else None
     loop.prepare(train_teacher)
     if store is not None and (finished := store.finished(device)):
         loop.trained.load_state_dict(store.load(TRAINED, device))
+        store.require_kept(keep_epochs)
         return replace(finished, network=student.eval())
 
     with contextlib.ExitStack() as stack:
@@ -111,7 +116,7 @@ def train(
         if store is not None:
             store.require_room(loop.size())
             loop.restore(store)
-        stopped = loop.go(store, callback, checkpoint_seconds)
+        stopped = loop.go(store, callback, checkpoint_seconds, keep_epochs)
         run = loop.record()
         if store is not None:
             store.finish(run, loop.trained)
@@ -204,7 +209,13 @@ class _Loop:
         self.ask_student = compiled(self.student)
         self.ask_teacher = compiled(self.teacher) if self.teacher is not None else None
 
-    def go(self, store: RunStore | None, callback: Callback | None, checkpoint_seconds: float) -> bool:
+    def go(
+        self,
+        store: RunStore | None,
+        callback: Callback | None,
+        checkpoint_seconds: float,
+        keep_epochs: Sequence[int] = (),
+    ) -> bool:
         """Train to the end. An interrupt is taken between two steps, after a checkpoint.
 
         Returns:
@@ -228,6 +239,9 @@ class _Loop:
                         callback(self._progress())
                         shown = time.perf_counter()
                 self._finish_epoch(before, started)
+                # Before the checkpoint: a run that goes on behind an epoch has its weights.
+                if store is not None and self.epoch in keep_epochs:
+                    store.keep(self.epoch, self.student)
                 done = self.epoch == self.recipe.epochs
                 if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
                     store.checkpoint(self.state())
@@ -367,6 +381,13 @@ class _Loop:
         torch.set_rng_state(state["random"]["cpu"].cpu())
         if state["random"]["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+
+
+def _require_keepable(epochs: Sequence[int], recipe: Recipe, folder: str | Path | None) -> None:
+    if epochs and folder is None:
+        raise ValueError("keep_epochs writes into the run's folder; name one")
+    if strange := [epoch for epoch in epochs if epoch not in range(1, recipe.epochs + 1)]:
+        raise ValueError(f"keep_epochs names epoch {strange[0]}, and the run has epochs 1 to {recipe.epochs}")
 
 
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

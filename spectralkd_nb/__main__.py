@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
 from spectralkd_nb.datasets import open_dataset
+from spectralkd_nb.depth_law.simulations import write_simulations
 from spectralkd_nb.distillation import Recipe, TerminalProgress, train
+from spectralkd_nb.distillation.history import epoch_profiles
 from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
-from spectralkd_nb.distillation.shipping import measure_shipped, ship
+from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
+from spectralkd_nb.distillation.store import kept_files
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
+from spectralkd_nb.storage import write_whole
 
 RECIPE = asdict(Recipe())  # each setting, and what it is unless told otherwise
 
@@ -28,6 +33,14 @@ def main(arguments: list[str] | None = None) -> None:
     weights = commands.add_parser("weights", help="measure the shipped networks of a data set again")
     weights.add_argument("data", help="photographs, cifar100, or an .npz file of either")
     weights.set_defaults(run=measure_weights)
+    depth = commands.add_parser("simulate-depth", help="alpha by depth in random networks, into a CSV file")
+    depth.add_argument("out", type=Path, help="CSV file to write; what it holds already is not simulated again")
+    depth.set_defaults(run=lambda options: write_simulations(options.out))
+    profiles = commands.add_parser("epoch-profiles", help="alpha by depth before and during trainings, into a CSV file")
+    profiles.add_argument("out", type=Path, help="CSV file to write, one row a layer and epoch")
+    profiles.add_argument("folders", type=Path, nargs="+", help="of finished runs that kept epochs")
+    profiles.add_argument("--data", required=True, help="what they were trained on: cifar100, an .npz file or a folder")
+    profiles.set_defaults(run=lambda options: write_epoch_profiles(options.folders, options.data, options.out))
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -46,6 +59,17 @@ def write_exponents(folder: Path, out: Path) -> None:
     print(f"{len(rows)} pictures measured -> {out}")
 
 
+def write_epoch_profiles(folders: list[Path], data: str, out: Path) -> None:
+    """What `epoch_profiles` finds of each run, one below the other, to four digits."""
+    import pandas as pd
+
+    images = open_dataset(data)
+    table = pd.concat([epoch_profiles(folder, images) for folder in folders])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, table.to_csv(index=False, float_format="%.4f").encode())
+    print(f"{len(table)} layers measured -> {out}")
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """The arguments of one training run; what is not given is the `Recipe`'s own."""
     usual = Recipe()
@@ -53,6 +77,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="photographs, cifar10, cifar100, an .npz file or a folder")
     parser.add_argument("--folder", type=Path, required=True, help="where the run is kept, and goes on from")
     parser.add_argument("--ship", type=Path, help="also write half-precision weights and their card, for data/weights")
+    parser.add_argument(
+        "--ship-epochs", type=Path, help="also write what --keep-epochs keeps, and a card, for data/weights/epochs"
+    )
     parser.add_argument("--epochs", type=int, default=usual.epochs)
     parser.add_argument("--batch-size", type=int, default=usual.batch_size)
     parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
@@ -70,20 +97,31 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def train_one(options: argparse.Namespace) -> None:
     """Train a network, or read the finished run, and ship it if that is asked for."""
-    asked = {name: value for name, value in vars(options).items() if name in RECIPE}
-    recipe = Recipe(**asked | {"milestones": tuple(options.milestones)})
-    data = open_dataset(options.data)
+    if options.ship_epochs and not options.keep_epochs:
+        raise ValueError("--ship-epochs ships what --keep-epochs keeps; name the epochs")
+    recipe, data = recipe_of(options), open_dataset(options.data)
     with TerminalProgress() as progress:
         kept = {"folder": options.folder, "keep_epochs": options.keep_epochs}
         run = train(options.network, data, recipe, seed=options.seed, callback=progress, **kept)
     print(run)
+    # An earlier call may have asked for epochs that this one does not name, and all are shipped.
+    command = command_of(options, recipe, kept_files(run, options.folder) if options.keep_epochs else ())
+    shipped = []
     if options.ship:
-        card = ship(run, data, options.ship, command_of(options, recipe))
-        print(f"{card['file']}: {card['accuracy']:.2f} % in half precision")
+        shipped.append(ship(run, data, options.ship, command))
+    if options.ship_epochs:
+        shipped += ship_epochs(run, options.folder, data, options.ship_epochs, command)["epochs"]
+    for file in shipped:
+        print(f"{file['file']}: {file['accuracy']:.2f} % in half precision")
 
 
-def command_of(options: argparse.Namespace, recipe: Recipe) -> str:
-    """The command that makes a run again, without paths of this machine."""
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    asked = {name: value for name, value in vars(options).items() if name in RECIPE}
+    return Recipe(**asked | {"milestones": tuple(options.milestones)})
+
+
+def command_of(options: argparse.Namespace, recipe: Recipe, kept: Collection[int]) -> str:
+    """The command that makes a run again, keeps the same epochs and ships the same, without paths of this machine."""
     name = Path(options.data).stem
     words = [f"python -m spectralkd_nb train {options.network} {name} --folder runs/{options.network}_{name}"]
     for key, usual in RECIPE.items():
@@ -93,7 +131,14 @@ def command_of(options: argparse.Namespace, recipe: Recipe) -> str:
         elif value != usual:
             given = " ".join(map(str, value)) if isinstance(value, tuple) else value
             words.append(f"--{key.replace('_', '-')} {given}")
-    return " ".join([*words, f"--seed {options.seed} --ship data/weights"])
+    words.append(f"--seed {options.seed}")
+    if kept:
+        words.append(f"--keep-epochs {' '.join(map(str, kept))}")
+    if options.ship:
+        words.append("--ship data/weights")
+    if options.ship_epochs:
+        words.append("--ship-epochs data/weights/epochs")
+    return " ".join(words)
 
 
 def measure_weights(options: argparse.Namespace) -> None:

@@ -691,7 +691,8 @@ def _refusal(layer: Layer, crop: int) -> str | None:
     return None
 
 
-def _blocks(model: nn.Module) -> set[str]:
+def block_paths(model: nn.Module) -> set[str]:
+    """The paths of the group "blocks", see `activation_spectra`."""
     modules = dict(model.named_modules())
     with_children = [
         path
@@ -711,7 +712,7 @@ def _of_class(*classes: type) -> Callable[[nn.Module], set[str]]:
 
 
 _GROUP_RULES: dict[str, Callable[[nn.Module], set[str]]] = {
-    "blocks": _blocks,
+    "blocks": block_paths,
     "convolutions": _of_class(nn.Conv2d, nn.ConvTranspose2d),
     "relus": _of_class(nn.ReLU, nn.ReLU6),
 }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from spectralkd_nb import __version__, operations, pictures, plots, widgets
+from spectralkd_nb import __version__, depth_law, operations, pictures, plots, widgets
 from spectralkd_nb.activations import ActivationSpectra
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import Recipe, Run, train
@@ -25,11 +25,14 @@ __all__ = [
     "check_average_gap",
     "check_band_exponents",
     "check_confidence_step",
+    "check_halved",
     "check_leaf_density",
     "check_phase_noise",
     "check_relu_loss",
+    "check_rising_line",
     "check_steep_kernel",
     "check_steps",
+    "check_still_point",
     "progress",
     "start",
 ]
@@ -259,6 +262,58 @@ def check_steep_kernel(kernel: Tensor | None) -> Verdict:
     if not alpha >= 4.5:
         return _wrong("2.3", f"it takes alpha from 2 to {alpha:.2f}")
     return _right("2.3", f"it takes alpha from 2 to {alpha:.2f}")
+
+
+def check_still_point(correlation: float | None) -> Verdict:
+    """Lesson 3, exercise 1: the tap correlation at which 12 layers with batch norm end at the alpha they began with.
+
+    Args:
+        correlation: of neighbouring taps, or None while unsolved.
+    """
+    if correlation is None:
+        return _open("3.1", "replace None by a correlation between 0 and 0.5")
+    alphas = depth_law.predict(depth_law.Setting(correlation=float(correlation), depth=12))
+    start, end, top = float(alphas[0]), float(alphas[-1]), float(alphas.max())
+    if abs(end - start) > 0.05:
+        way = "falls" if end < start else "rises"
+        return _wrong("3.1", f"with a correlation of {correlation:g} alpha {way} from {start:.2f} to {end:.2f}")
+    return _right("3.1", f"alpha begins at {start:.2f} and ends at {end:.2f}; in between it has been at {top:.2f}")
+
+
+def check_halved(layers: int | None) -> Verdict:
+    """Lesson 3, exercise 2: after how many layers with white kernels an alpha of 2.6 is first below half of it.
+
+    Args:
+        layers: their number, or None while unsolved.
+    """
+    if layers is None:
+        return _open("3.2", "replace None by a whole number")
+    alphas = depth_law.predict(depth_law.Setting(alpha=2.6, depth=20))
+    below = int((alphas < alphas[0] / 2).nonzero()[0])
+    if layers != below:
+        known = f"it is {alphas[layers]:.2f} there" if layers in range(len(alphas)) else "try 1 to 20"
+        return _wrong("3.2", f"{layers} is not the first layer with an alpha below {alphas[0] / 2:.2f}; {known}")
+    return _right("3.2", f"layer {below} is the first below half: {alphas[below]:.2f}")
+
+
+def check_rising_line(setting: depth_law.Setting | None) -> Verdict:
+    """Lesson 3, exercise 3: a random network whose alpha rises by 0.1 a layer or more, on a line of R2 0.99 or more.
+
+    Args:
+        setting: with 12 layers or more; or None while unsolved.
+    """
+    if setting is None:
+        return _open("3.3", "replace None by a Setting(...)")
+    if setting.depth < 12:
+        return _wrong("3.3", f"{setting.depth} layers are not 12")
+    alphas = depth_law.predict(setting)
+    layers = torch.arange(len(alphas), dtype=torch.float64)
+    r = float(torch.corrcoef(torch.stack([layers, alphas]))[0, 1])
+    slope = r * float(alphas.std() / layers.std())
+    found = f"alpha moves by {slope:+.3f} a layer, R2 {r * r:.3f}"
+    if slope < 0.1 or r * r < 0.99:
+        return _wrong("3.3", found)
+    return _right("3.3", found)
 
 
 def check_steps(steps: int | None, data: LabelledImages) -> Verdict:

@@ -36,6 +36,7 @@ __all__ = [
     "after_stride",
     "power_law_power",
     "predicted_exponent",
+    "rectified",
     "try_operation",
 ]
 
@@ -54,7 +55,7 @@ def power_law_power(size: int, alpha: float) -> Tensor:
     radius[0, 0] = math.inf
     power = radius**-alpha
     power[0, 0] = 0
-    return power / _autocovariance(power)[0, 0]
+    return power / autocovariance(power)[0, 0]
 
 
 def after_filter(power: Tensor, kernel: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def after_filter(power: Tensor, kernel: Tensor) -> Tensor:
     Args:
         power: (H, W // 2 + 1) of an even W. kernel: (h, w), no larger than the field.
     """
-    height, width = _size(power)
+    height, width = size_of(power)
     transfer = torch.fft.rfft2(kernel.double(), s=(height, width))
     return power * (transfer.real.square() + transfer.imag.square())
 
@@ -77,11 +78,15 @@ def after_relu(power: Tensor) -> Tensor:
     Args:
         power: (H, W // 2 + 1).
     """
-    covariance = _autocovariance(power)
+    covariance = autocovariance(power)
+    return _power(rectified(covariance) - covariance[0, 0] / (2 * math.pi))
+
+
+def rectified(covariance: Tensor) -> Tensor:
+    """E[relu relu'] of a Gaussian field of mean 0, from its autocovariance (H, W); the mean is not taken off."""
     variance = covariance[0, 0]
     r = (covariance / variance).clamp(-1, 1)
-    bent = ((1 - r.square()).sqrt() + r * (math.pi - torch.arccos(r)) - 1) / (2 * math.pi)
-    return _power(variance * bent)
+    return variance * ((1 - r.square()).sqrt() + r * (math.pi - torch.arccos(r))) / (2 * math.pi)
 
 
 def after_stride(power: Tensor, stride: int = 2) -> Tensor:
@@ -93,10 +98,10 @@ def after_stride(power: Tensor, stride: int = 2) -> Tensor:
     Returns:
         (H / stride, W / stride // 2 + 1); frequencies now in cycles a pixel of the smaller map.
     """
-    height, width = _size(power)
+    height, width = size_of(power)
     if height % stride or width % stride:
         raise ValueError(f"{height} x {width} pixels cannot be divided by a stride of {stride}")
-    return _power(_autocovariance(power)[::stride, ::stride])
+    return _power(autocovariance(power)[::stride, ::stride])
 
 
 def predicted_exponent(power: Tensor, band: tuple[float, float] | None = None) -> PowerLawFit:
@@ -105,15 +110,17 @@ def predicted_exponent(power: Tensor, band: tuple[float, float] | None = None) -
     Args:
         power: (H, W // 2 + 1). band: see `fit_power_law`.
     """
-    return fit_power_law(rings_of(power, _size(power)), band)
+    return fit_power_law(rings_of(power, size_of(power)), band)
 
 
-def _size(power: Tensor) -> tuple[int, int]:
+def size_of(power: Tensor) -> tuple[int, int]:
+    """(H, W) of the maps behind a half plane of power; W is taken to be even."""
     return power.shape[0], 2 * (power.shape[1] - 1)
 
 
-def _autocovariance(power: Tensor) -> Tensor:
-    return torch.fft.irfft2(power.double(), s=_size(power))
+def autocovariance(power: Tensor) -> Tensor:
+    """(H, W) float64, at every shift, from power (H, W // 2 + 1)."""
+    return torch.fft.irfft2(power.double(), s=size_of(power))
 
 
 def _power(autocovariance: Tensor) -> Tensor:
@@ -192,5 +199,5 @@ def try_operation(name: str, alpha: float, size: int = 128, fields: int = 24, se
         alpha,
         radial_spectrum(maps, "none").average(),
         radial_spectrum(operation(maps), "none").average(),
-        None if expected is None else rings_of(expected, _size(expected)),
+        None if expected is None else rings_of(expected, size_of(expected)),
     )

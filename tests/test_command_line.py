@@ -3,19 +3,26 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from spectralkd_nb.__main__ import main
+from spectralkd_nb import data_path
+from spectralkd_nb.__main__ import command_of, main, recipe_of
 from spectralkd_nb.datasets import open_dataset
-from spectralkd_nb.distillation import evaluate
-from spectralkd_nb.distillation.shipping import measure_shipped
-from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.distillation import Recipe, evaluate, read_run, train
+from spectralkd_nb.distillation.history import epoch_profiles
+from spectralkd_nb.distillation.shipping import measure_shipped, ship_epochs
+from spectralkd_nb.distillation.store import fingerprint_of
+from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.pictures import measure_exponents, open_picture, photographs
 
 
@@ -101,3 +108,126 @@ def test_networks_are_not_measured_on_other_data(data_file):
     card = {"data": {"name": "cifar100", "fingerprint": "0"}, "file": "x.safetensors"}
     with pytest.raises(ValueError, match="was trained on cifar100, and shades is other data"):
         measure_shipped(card, open_dataset(data_file))
+
+
+def test_the_commands_on_the_cards_say_all_that_was_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr("spectralkd_nb.__main__.train_one", asked.append)
+    for file in sorted(data_path("weights").rglob("*.json")):
+        command = json.loads(file.read_text())["command"]
+        main(shlex.split(command)[3:])
+        options = asked.pop()
+        assert command_of(options, recipe_of(options), options.keep_epochs) == command
+
+
+# --- the epochs of a training --------------------------------------------------------------------
+
+KEPT = ["--epochs", "3", "--batch-size", "8", "--seed", "4", "--keep-epochs"]
+
+
+def keeping(folder: Path, data_file: Path, *options: str) -> None:
+    """Train with `KEPT`, keep the run in the folder's run, and ship the epochs to where a checkout has them."""
+    into = ["--folder", str(folder / "run"), "--ship-epochs", str(folder / "weights" / "epochs")]
+    main(["train", "resnet8", str(data_file), *into, *KEPT, *options])
+
+
+@pytest.fixture
+def looks_here(tmp_path, monkeypatch) -> None:
+    """The package takes the test's folder for data/."""
+    monkeypatch.setattr("spectralkd_nb.networks.weights.data_path", lambda name: tmp_path / name)
+
+
+@pytest.mark.usefixtures("looks_here")
+def test_the_epochs_of_a_training_are_shipped_with_one_true_card(tmp_path, data_file, capsys):
+    keeping(tmp_path, data_file, "1", "3")
+    said, data = capsys.readouterr().out, open_dataset(data_file)
+    names = ["resnet8_shades.json", "resnet8_shades_epoch_001.safetensors", "resnet8_shades_epoch_003.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "weights" / "epochs").iterdir()) == names
+    text = (tmp_path / "weights" / "epochs" / "resnet8_shades.json").read_text()
+    card = json.loads(text)
+    assert str(tmp_path) not in text
+    assert [(kept["epoch"], kept["file"]) for kept in card["epochs"]] == [(1, names[1]), (3, names[2])]
+    assert card["command"] == (
+        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades --epochs 3 --batch-size 8 --seed 4 "
+        "--keep-epochs 1 3 --ship-epochs data/weights/epochs"
+    )
+    run = read_run(tmp_path / "run" / "run.json")
+    assert (card["seed"], card["recipe"], card["curves"]) == (4, run.recipe, run.curves)
+
+    networks = snapshots("resnet8", "shades")
+    assert list(networks) == [0, 1, 3]
+    assert not any(network.training for network in networks.values())
+    assert all(network.info.card == card for network in networks.values())
+    assert fingerprint_of(networks[0].state_dict()) == run.protocol["student fingerprint"]
+    for kept in card["epochs"]:
+        assert f"{kept['file']}: {kept['accuracy']:.2f} % in half precision" in said
+        assert round(evaluate(networks[kept["epoch"]], data), 2) == kept["accuracy"]
+    images = data.test_images[:4]
+    assert torch.allclose(networks[1].info.normalise(images / 255), data.normalise(images), atol=1e-4)
+    assert not torch.equal(networks[1].fc.weight, networks[3].fc.weight)
+    assert shipped_networks() == []  # an epoch is none of the networks that build knows
+
+
+@pytest.mark.usefixtures("looks_here")
+def test_a_command_names_all_epochs_that_the_run_has_kept(tmp_path, data_file):
+    keeping(tmp_path, data_file, "1", "3")
+    keeping(tmp_path, data_file, "1", "--ship", str(tmp_path / "weights"))
+    (whole,) = shipped_networks()
+    kept = snapshots("resnet8")[3].info.card
+    assert whole["command"] == kept["command"]
+    assert whole["command"].endswith("--keep-epochs 1 3 --ship data/weights --ship-epochs data/weights/epochs")
+    assert kept["epochs"][-1]["accuracy"] == whole["accuracy"]
+    about_files = {"file", "accuracy", "accuracy of", "accuracy in full precision", "epochs"}
+    assert {k: v for k, v in whole.items() if k not in about_files} == {
+        k: v for k, v in kept.items() if k not in about_files
+    }
+
+
+def test_what_was_not_kept_is_not_shipped(tmp_path, data_file, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        keeping(tmp_path, data_file)
+    assert "--ship-epochs ships what --keep-epochs keeps; name the epochs" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # before hours of training, and not after
+
+    data, shipped = open_dataset(data_file), tmp_path / "weights" / "epochs"
+    run = train("resnet8", data, Recipe(epochs=1), folder=tmp_path / "none")
+    with pytest.raises(ValueError, match="kept no epochs; train it again in another folder, with keep_epochs"):
+        ship_epochs(run, tmp_path / "none", data, shipped, "command")
+    assert not shipped.exists()
+
+    monkeypatch.setattr("spectralkd_nb.distillation.shipping.LARGEST", 1000)
+    with pytest.raises(SystemExit):
+        keeping(tmp_path, data_file, "1")
+    assert "resnet8_shades_epoch_001.safetensors would have" in capsys.readouterr().err
+    assert list(shipped.iterdir()) == []
+
+
+def test_profiles_of_the_epochs_of_a_training(tmp_path, data_file, capsys):
+    keeping(tmp_path, data_file, "1", "3")
+    out = tmp_path / "results" / "out.csv"
+    main(["epoch-profiles", str(out), str(tmp_path / "run"), "--data", str(data_file)])
+    assert f"12 layers measured -> {out}" in capsys.readouterr().out
+    table = pd.read_csv(out)
+    columns = "network seed epoch path depth block stage alpha lower upper accuracy"
+    assert list(table.columns) == columns.split()
+    assert table.epoch.tolist() == [0] * 4 + [1] * 4 + [3] * 4
+    assert table.path.tolist() == ["image", "layer1.0", "layer2.0", "layer3.0"] * 3
+    assert set(zip(table.network, table.seed, strict=True)) == {("resnet8", 4)}
+    assert ((table.lower < table.alpha) & (table.alpha < table.upper)).all()
+    assert table[table.path == "image"].alpha.nunique() == 1
+    assert table[table.path == "layer3.0"].alpha.nunique() == 3
+    curves = read_run(tmp_path / "run" / "run.json").curves["test accuracy"]
+    assert table[table.epoch == 0].accuracy.isna().all()
+    assert table.accuracy[4:].tolist() == pytest.approx([curves[0]] * 4 + [curves[2]] * 4, abs=1e-4)
+    assert re.fullmatch(r"resnet8,4,0,image,0,0,,\d\.\d{4},\d\.\d{4},\d\.\d{4},", out.read_text().split("\n")[1])
+
+
+def test_profiles_of_what_is_no_such_run_are_refused(tmp_path, data_file):
+    data = open_dataset(data_file)
+    with pytest.raises(ValueError, match="holds no finished run"):
+        epoch_profiles(tmp_path, data)
+    train("resnet8", data, Recipe(epochs=1), folder=tmp_path)
+    with pytest.raises(ValueError, match="kept no epochs"):
+        epoch_profiles(tmp_path, data)
+    with pytest.raises(ValueError, match="was trained on shades, and tones is other data"):
+        epoch_profiles(tmp_path, replace(data, name="tones", test_labels=data.test_labels.flip(0)))

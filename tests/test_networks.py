@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import urllib.error
 
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from spectralkd_nb.networks import NAMES, build, load_weights, shipped_networks
+from spectralkd_nb import data_path
+from spectralkd_nb.networks import NAMES, build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.networks.families import family_of
 
 # Published counts: He et al. 2016 for CIFAR-10 (0.27, 0.46, 0.85, 1.7 million; exact ones of a widely used
@@ -142,6 +144,33 @@ def test_the_untrained_twin_is_one_argument_away():
 def test_missing_weights_are_answered_with_what_there_is():
     with pytest.raises(ValueError, match="no weights of resnet110 for 100 classes are shipped; there are "):
         build("resnet110", 100, pretrained=True)
+
+
+def test_every_shipped_epoch_is_on_a_card_and_loads():
+    folder = data_path("weights/epochs")
+    cards = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+    on_cards = [kept["file"] for card in cards for kept in card["epochs"]]
+    assert sorted(on_cards) == sorted(path.name for path in folder.glob("*.safetensors"))
+    for card in cards:
+        networks = snapshots(card["network"], card["data"]["name"])
+        assert list(networks) == [0, *(kept["epoch"] for kept in card["epochs"])]
+        assert same(networks[0], build(card["network"], card["classes"], seed=card["seed"]))
+        for network in networks.values():
+            assert not network.training
+            assert network.info.card == card
+            assert count(network) == card["parameters"]
+            assert network(torch.zeros(1, *network.info.shape)).shape == (1, card["classes"])
+
+
+def test_missing_epochs_are_answered_with_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectralkd_nb.networks.weights.data_path", lambda name: tmp_path / name)
+    with pytest.raises(ValueError, match="no epochs of resnet8 are shipped; there are none"):
+        snapshots("resnet8")
+    (tmp_path / "weights" / "epochs").mkdir(parents=True)
+    card = {"network": "resnet8", "data": {"name": "shades"}}
+    (tmp_path / "weights" / "epochs" / "resnet8_shades.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="no epochs of resnet8 on cifar10 are shipped; there are resnet8 on shades"):
+        snapshots("resnet8", "cifar10")
 
 
 # --- files that others made ----------------------------------------------------------------------

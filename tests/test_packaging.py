@@ -30,6 +30,7 @@ CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}  # where con
 # A module imports only what stands before it. Up to PLOTS they compute; from PLOTS on they show.
 ORDER = (
     "__init__",
+    "storage",
     "spectra",
     "pictures",
     "calibration",

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 from spectralkd_nb import operations, pictures, plots, spectra
+from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
+from spectralkd_nb.plots import style
 
 LAYERS = pd.DataFrame(
     {
@@ -30,6 +33,43 @@ CURVES = {
     "test accuracy": [25.0, 41.25],
     "seconds": [1.0, 2.0],
 }
+MEASURED = torch.tensor([[2.0, 1.5, 1.0, 0.9], [2.0, 1.7, 1.4, 1.1]], dtype=torch.float64)
+PREDICTED = torch.tensor([2.0, 1.6, 1.3, 1.1], dtype=torch.float64)
+BAND = (0.02, 0.35)
+SLOPES = pd.DataFrame(
+    {
+        "network": ["plain20"] * 5 + ["resnet20"] * 2,
+        "seed": [0, 0, 0, 1, 1, 0, 0],
+        "epoch": [0, 1, 16, 0, 16, 0, 16],
+        "slope": [-0.05, 0.02, 0.07, -0.07, 0.05, 0.01, -0.01],
+    }
+)
+
+
+def profile(
+    rise: float = 0.1, name: str = "a network", layers: int = 12, dead: tuple[int, ...] = ()
+) -> ExponentProfile:
+    """The image at alpha 2.5, and behind it a line that rises from 1.5 through two stages, with two layers a block."""
+    depth = torch.arange(layers + 1, dtype=torch.float64)
+    alpha = torch.where(depth == 0, 2.5, 1.4 + rise * depth + 0.01 * (-1) ** depth)
+    alpha[list(dead)] = torch.nan
+    draws = alpha + 0.02 * torch.randn(50, layers + 1, generator=generator(), dtype=torch.float64)
+    return ExponentProfile(
+        name=name,
+        paths=("image", *(f"layer{i}" for i in range(1, layers + 1))),
+        kinds=("image", *["BasicBlock"] * layers),
+        depth=depth,
+        blocks=(depth / 2).ceil(),
+        stage=(None, *[1] * (layers // 2), *[2] * (layers - layers // 2)),
+        grid=((32, 32),) * (1 + layers // 2) + ((16, 16),) * (layers - layers // 2),
+        bands=((0.05, 0.45),) * (layers + 1),
+        alpha=alpha,
+        reasons=tuple(("few rings",) if i == 2 else () for i in range(layers + 1)),
+        draws=draws,
+        folds=alpha + torch.zeros(5, 2, layers + 1, dtype=torch.float64),
+        images=50,
+        groups=50,
+    )
 
 
 def generator() -> torch.Generator:
@@ -45,6 +85,8 @@ def field() -> torch.Tensor:
 def figures(field) -> dict[str, plots.CaptionedFigure]:
     spectrum = spectra.radial_spectrum(field, "none")
     table = pictures.measured_photographs()
+    pair = {"trained": profile(), "untrained": profile(-0.05)}
+    law = fit_depth_law(pair["trained"])
     return {
         "gallery": plots.gallery({"a": field, "b": torch.rand(3, 20, 30, generator=generator())}, "Two pictures."),
         "picture_and_power": plots.picture_and_power(field, "a field"),
@@ -60,6 +102,12 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "channel_exponents": plots.channel_exponents({"a layer": torch.tensor([1.0, 2.0, 4.0, float("nan")])}),
         "operation": plots.operation(operations.try_operation("ReLU", 2.0, size=64)),
         "training_curves": plots.training_curves(CURVES, "a student"),
+        "depth_profile": plots.depth_profile(pair, {"trained": law}, "a network"),
+        "profile_gallery": plots.profile_gallery({"first": pair, "second": pair, "third": pair}, {"first": law}),
+        "recursion": plots.recursion(MEASURED, PREDICTED, "white kernels", BAND),
+        "gains_by_depth": plots.gains_by_depth({"trained": [1.0, -0.5, 0.75], "untrained": [0.0, 0.1, -0.1]}),
+        "slopes_by_epoch": plots.slopes_by_epoch(SLOPES, "slopes"),
+        "depth_summary": plots.depth_summary({"white kernels": (MEASURED, PREDICTED)}, pair, law),
     }
 
 
@@ -69,10 +117,11 @@ def test_every_figure_of_the_module_is_tried(figures):
 
 def test_figures_are_small_pngs_with_a_sentence(figures):
     for figure in figures.values():
-        picture = Image.open(io.BytesIO(figure.png()))
+        png = figure.png()
+        picture = Image.open(io.BytesIO(png))
         assert picture.format == "PNG"
-        assert picture.width == plots.WIDTH * plots.DPI
-        assert len(figure.png(colours=256)) < min(200_000, len(figure.png()))
+        assert picture.width == style.WIDTH * style.DPI
+        assert len(figure.png(colours=256)) < min(200_000, len(png))
         assert re.fullmatch(r"[^\n]+\.", figure.caption)
 
 
@@ -85,7 +134,7 @@ def test_captions_tell_the_numbers(figures, field):
 
 
 def test_octaves_share_all_of_the_power_below_nyquist(field):
-    shares = plots._octave_shares(spectra.power_spectrum(field, "none"), field.shape)
+    shares = plots.spectra._octave_shares(spectra.power_spectrum(field, "none"), field.shape)
     assert list(shares) == ["< 1/64", "1/32", "1/16", "1/8", "1/4", "1/2"]
     assert 0.95 < sum(shares.values()) <= 1 + 1e-6
 
@@ -95,7 +144,7 @@ def test_the_plane_is_the_whole_plane(shape):
     """The drawn plane, mirrored from the half that is stored, is fftshift of the full transform."""
     maps = torch.randn(*shape, generator=generator(), dtype=torch.float64)
     full = torch.fft.fftshift(torch.fft.fft2(maps - maps.mean()).abs() ** 2 / maps.numel())
-    drawn = plots._full_plane(spectra.power_spectrum(maps, "none"), shape[1]).numpy()
+    drawn = plots.spectra._full_plane(spectra.power_spectrum(maps, "none"), shape[1]).numpy()
     middle = shape[0] // 2, shape[1] // 2
     expected = full.numpy()
     drawn[middle] = expected[middle] = 0  # the mean, removed
@@ -104,14 +153,14 @@ def test_the_plane_is_the_whole_plane(shape):
 
 def test_a_cross_is_seen_and_its_absence_too():
     ramp = torch.linspace(0, 9, 64).expand(64, 64) + pictures.power_law_field(64, 1.0, generator=generator())[0]
-    assert plots._axis_excess(spectra.power_spectrum(ramp, "none")) > 3
-    assert plots._axis_excess(spectra.power_spectrum(ramp, "periodic")) < 2
+    assert plots.spectra._axis_excess(spectra.power_spectrum(ramp, "none")) > 3
+    assert plots.spectra._axis_excess(spectra.power_spectrum(ramp, "periodic")) < 2
 
 
 def test_direction_of_power():
     wave = torch.cos(2 * torch.pi * 10 * torch.arange(64.0) / 64).expand(64, 64)
     noise = pictures.white_noise(64, generator=generator())[0]
-    relative = plots._power_by_direction(spectra.radial_spectrum(noise + 3 * wave, "none", sectors=6))
+    relative = plots.spectra._power_by_direction(spectra.radial_spectrum(noise + 3 * wave, "none", sectors=6))
     assert int(relative.argmax()) == 0
 
 
@@ -158,3 +207,106 @@ def test_layers_are_told_with_their_numbers(figures):
     assert "a layer: 3 channels, median 2.00, 1.00 to 4.00" in figures["channel_exponents"].caption
     assert re.match(r"a layer: alpha = \d\.\d\d \[", figures["layer"].caption)
     assert "ReLU takes alpha from" in figures["operation"].caption
+
+
+# --- alpha by depth -----------------------------------------------------------------------------
+
+
+def test_a_profile_is_told_by_its_law_or_by_its_ends(figures):
+    law = fit_depth_law(profile())
+    assert law.decided == "linear"
+    assert figures["depth_profile"].caption == f"trained: {law} untrained: alpha goes from 2.50 to 0.81."
+    assert plots.depth_profile({"a": profile()}).caption == "a: alpha goes from 2.50 to 2.61."
+    assert plots.depth_profile({"a": profile(dead=tuple(range(13)))}).caption == "a: no layer has an alpha."
+
+
+def test_a_gallery_tells_of_every_network_and_leaves_no_axis_empty(figures):
+    law = fit_depth_law(profile())
+    drawn = figures["profile_gallery"]
+    told = f"first: {law} second: alpha goes from 2.50 to 2.61. third: alpha goes from 2.50 to 2.61."
+    assert drawn.caption == f"Every network has a profile of its own. {told}"
+    assert [axis.get_title() for axis in drawn.figure.axes if axis.axison] == ["first", "second", "third"]
+    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["trained", "untrained"]
+
+
+def test_layers_that_are_not_to_be_trusted_are_hollow_and_those_without_an_alpha_missing():
+    (axis,) = plots.depth_profile({"a": profile(dead=(5,))}).figure.axes
+    marks = [line for line in axis.lines if line.get_marker() == "o"]
+    filled, hollow = (
+        next(m for m in marks if (m.get_markerfacecolor() == "white") == empty) for empty in (False, True)
+    )
+    assert hollow.get_xdata().tolist() == [2]
+    assert filled.get_xdata().tolist() == [0, 1, *range(3, 13)]
+    assert np.isnan(filled.get_ydata()).sum() == 1
+
+
+def test_stages_are_named_with_the_size_of_their_maps():
+    (axis,) = plots.depth_profile({"a": profile()}).figure.axes
+    assert [text.get_text() for text in axis.texts] == ["stage 1\n32 px", "stage 2\n16 px"]
+    (shade,) = [patch for patch in axis.patches if patch.get_zorder() == 0]
+    assert shade.get_x() == 6.5
+
+
+def test_the_drawn_law_is_the_line_and_the_best_of_its_rivals():
+    straight = profile()
+    bend = 2 * torch.exp(-straight.depth / 2) - 0.1 * straight.depth
+    bent = replace(straight, **{name: getattr(straight, name) + bend for name in ("alpha", "draws", "folds")})
+    for made, name in ((straight, "linear"), (bent, "saturating")):
+        law = fit_depth_law(made)
+        assert law.decided == name
+        (axis,) = plots.depth_profile({"a": made}, {"a": law}).figure.axes
+        dashed, *solid = [line for line in axis.lines if line.get_marker() in ("", "None")]
+        assert dashed.get_linestyle() == "--"
+        assert dashed.get_ydata()[-1] == pytest.approx(law.intercept + 12 * law.slope)
+        assert len(solid) == (name != "linear")
+        for line in solid:
+            assert line.get_linestyle() == "-"
+            assert line.get_ydata()[-1] == pytest.approx(float(law.rival(name).fitted[-1]))
+
+
+def test_a_random_network_is_told_beside_the_recursion(figures):
+    assert figures["recursion"].caption == (
+        "white kernels: alpha falls from 2.00 to 1.00 in 3 layers, -0.333 a layer; the recursion says 1.10 and is "
+        "never more than 0.10 away; band 0.02 to 0.35 cycles a pixel."
+    )
+    rising = plots.recursion(MEASURED.flip(1), PREDICTED.flip(0), "low passes", BAND)
+    assert rising.caption.startswith("low passes: alpha rises from 1.00 to 2.00 in 3 layers, +0.333 a layer;")
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 8.0])
+def test_every_alpha_of_a_random_network_lies_on_the_axis(shift):
+    low, high = plots.recursion(MEASURED + shift, PREDICTED + shift, "", BAND).figure.axes[0].get_ylim()
+    assert low <= float((MEASURED + shift).min())
+    assert high >= float((MEASURED + shift).max())
+    if not shift:
+        assert plots.recursion(MEASURED, PREDICTED, "", BAND, highest=7.0).figure.axes[0].get_ylim() == (0, 7)
+
+
+def test_gains_are_counted_and_summed(figures):
+    assert figures["gains_by_depth"].caption == (
+        "What the kernels add to alpha. trained: 2 of 3 convolutions are low passes, and their sum is +1.2; "
+        "untrained: 1 of 3 convolutions are low passes, and their sum is +0.0."
+    )
+    summed = figures["gains_by_depth"].figure.axes[1].lines[0]
+    assert summed.get_ydata().tolist() == [1.0, 0.5, 1.25]
+
+
+def test_slopes_stand_at_their_epochs_whoever_has_them(figures):
+    drawn = figures["slopes_by_epoch"]
+    assert drawn.caption == (
+        "Training turns the slope of alpha over depth: plain20 from -0.060 to +0.060 a layer (2 seeds); "
+        "resnet20 from +0.010 to -0.010 a layer (1 seed)."
+    )
+    (axis,) = drawn.figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "16"]
+    first, second = (container.lines[0].get_xdata().tolist() for container in axis.containers)
+    assert first == [0, 1, 2]
+    assert second == [0, 2]
+
+
+def test_the_summary_tells_of_random_networks_and_of_the_law(figures):
+    law = fit_depth_law(profile())
+    assert figures["depth_summary"].caption == (
+        f"Depth moves alpha. white kernels: from 2.00 to 1.00, predicted 1.10. a network: {law}"
+    )
+    assert [axis.get_title() for axis in figures["depth_summary"].figure.axes] == ["white kernels", "a network"]

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.records import Run
-from spectralkd_nb.distillation.store import in_half_precision, write_whole
+from spectralkd_nb.distillation.store import in_half_precision, kept_files
 from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.storage import write_whole
 
 LARGEST = 5_000_000  # bytes of one file of weights
 OF_THE_RUN = (
@@ -32,33 +35,79 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     Raises:
         ValueError: the file would be larger than 5 MB.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    name, classes = run.pair["student"], len(data.classes)
-    file = folder / f"{name}_{data.name}.safetensors"
-    content = in_half_precision(run.network)
+    file = Path(folder) / f"{_stem(run, data)}.safetensors"
+    shipped = _write_weights(file, in_half_precision(run.network), run, data)
+    card = {
+        "network": run.pair["student"],
+        "file": file.name,
+        "accuracy": round(evaluate(shipped, data), 2),
+        "accuracy of": "this half-precision file, on all test images, percent",
+        "accuracy in full precision": round(run.accuracy_last, 2),
+        **_origin(shipped, run, data, command),
+    }
+    _write_card(file.with_suffix(".json"), card)
+    return card
+
+
+def ship_epochs(
+    run: Run, run_folder: str | Path, data: LabelledImages, folder: str | Path, command: str
+) -> dict[str, Any]:
+    """Write the network after each epoch that the run kept, and one card with the accuracy of every file.
+
+    Args:
+        run: of a network by name. run_folder: where it keeps what it kept. data: what it was trained on.
+        folder: data/weights/epochs. command: that makes the run again, and has it keep these epochs.
+
+    Returns:
+        the card, with "epochs": a list of {"epoch", "file", "accuracy"}.
+
+    Raises:
+        ValueError: the run kept no epochs, or a file would be larger than 5 MB.
+    """
+    folder, epochs = Path(folder), []
+    for epoch, kept in kept_files(run, run_folder).items():
+        file = folder / f"{_stem(run, data)}_{kept.name}"
+        shipped = _write_weights(file, kept.read_bytes(), run, data)
+        epochs.append({"epoch": epoch, "file": file.name, "accuracy": round(evaluate(shipped, data), 2)})
+    card = {
+        "network": run.pair["student"],
+        "epochs": epochs,
+        "accuracy of": "each half-precision file, on all test images, percent",
+        **_origin(shipped, run, data, command),
+    }
+    _write_card(folder / f"{_stem(run, data)}.json", card)
+    return card
+
+
+def _stem(run: Run, data: LabelledImages) -> str:
+    return f"{run.pair['student']}_{data.name}"
+
+
+def _write_weights(file: Path, content: bytes, run: Run, data: LabelledImages) -> nn.Module:
+    """Write one file of weights, and read it back into a network of the run's kind."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     if len(content) > LARGEST:
         raise ValueError(f"{file.name} would have {len(content) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the limit")
     write_whole(file, content)
-    kept = build(name, classes, seed=run.seed)
-    load_weights(kept, file)
-    card = {
-        "network": name,
-        "file": file.name,
-        "accuracy": round(evaluate(kept, data), 2),
-        "accuracy of": "this half-precision file, on all test images, percent",
-        "accuracy in full precision": round(run.accuracy_last, 2),
-        "classes": classes,
+    return load_weights(build(run.pair["student"], len(data.classes)), file)
+
+
+def _origin(network: nn.Module, run: Run, data: LabelledImages, command: str) -> dict[str, Any]:
+    """What every card says: the network's sizes, the data, the command, and the record of the run."""
+    return {
+        "classes": len(data.classes),
         "shape": list(data.train_images.shape[1:]),
         "mean": [round(value, 6) for value in data.mean.tolist()],
         "std": [round(value, 6) for value in data.std.tolist()],
-        "parameters": sum(p.numel() for p in kept.parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "verified": data.verified},
         "command": command,
         **{key: getattr(run, key) for key in OF_THE_RUN},
     }
-    write_whole(file.with_suffix(".json"), json.dumps(card, indent=1).encode() + b"\n")
-    return card
+
+
+def _write_card(file: Path, card: dict[str, Any]) -> None:
+    write_whole(file, json.dumps(card, indent=1).encode() + b"\n")
 
 
 def measure_shipped(card: dict[str, Any], data: LabelledImages) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.distillation.records import Run, read_run
+from spectralkd_nb.storage import write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
 
@@ -110,6 +110,20 @@ def kept_name(epoch: int) -> str:
     return f"epoch_{epoch:03d}.safetensors"
 
 
+def kept_files(run: Run, folder: str | Path) -> dict[int, Path]:
+    """By epoch, the weights that a run kept in its folder.
+
+    Raises:
+        ValueError: it kept none.
+    """
+    folder = Path(folder).expanduser()
+    files = {epoch: folder / kept_name(epoch) for epoch in range(1, run.recipe["epochs"] + 1)}
+    kept = {epoch: file for epoch, file in files.items() if file.exists()}
+    if not kept:
+        raise ValueError(f"the run in {folder} kept no epochs; train it again in another folder, with keep_epochs")
+    return kept
+
+
 def in_half_precision(network: nn.Module) -> bytes:
     """A network's weights and buffers as a .safetensors file, floating ones in 16 bits."""
     from safetensors.torch import save
@@ -117,28 +131,6 @@ def in_half_precision(network: nn.Module) -> bytes:
     state = network.state_dict().items()
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state}
     return save({key: value.contiguous() for key, value in halved.items()})
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that whoever looks, whenever, finds the old one or the new one, and never half of one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # not every file system has modes
-            Path(name).chmod(0o666 & ~_umask())  # mkstemp's own keeps other users from reading the result
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _saved(state: Any) -> memoryview:

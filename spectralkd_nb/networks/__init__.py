@@ -2,6 +2,22 @@
 
 from spectralkd_nb.networks.families import NAMES
 from spectralkd_nb.networks.layers import Layer, list_layers
-from spectralkd_nb.networks.weights import NetworkInfo, build, load_weights, shipped_networks
+from spectralkd_nb.networks.random_network import RandomNetwork, draw_kernels
+from spectralkd_nb.networks.twins import reestimate_batch_norm, untrained_twin, without_batch_norm
+from spectralkd_nb.networks.weights import NetworkInfo, build, load_weights, shipped_networks, snapshots
 
-__all__ = ["NAMES", "Layer", "NetworkInfo", "build", "list_layers", "load_weights", "shipped_networks"]
+__all__ = [
+    "NAMES",
+    "Layer",
+    "NetworkInfo",
+    "RandomNetwork",
+    "build",
+    "draw_kernels",
+    "list_layers",
+    "load_weights",
+    "reestimate_batch_norm",
+    "shipped_networks",
+    "snapshots",
+    "untrained_twin",
+    "without_batch_norm",
+]

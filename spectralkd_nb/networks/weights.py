@@ -19,6 +19,7 @@ from spectralkd_nb import data_path
 from spectralkd_nb.networks.families import NAMES, family_of
 
 WEIGHTS = "weights"  # the folder in data/
+EPOCHS = "weights/epochs"  # of networks at several moments of their training
 TORCHVISION = "torchvision/"
 SHOWN = 3  # keys that an error names
 
@@ -88,20 +89,60 @@ def build(
         raise ValueError(_no_weights(name, classes, pretrained))
     classes = classes or (card["classes"] if card else 100)
     network = _seeded(lambda: make(classes), seed)
-    shape, known = (3, 32, 32), {}
-    if card:
-        shape = tuple(card["shape"])
-        known = {"mean": tuple(card["mean"]), "std": tuple(card["std"]), "card": card}
     if pretrained:
         load_weights(network, data_path(f"{WEIGHTS}/{card['file']}")).eval()
-    network.info = NetworkInfo(name, classes, shape, **known)
+    network.info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32))
     return network
 
 
 def shipped_networks() -> list[dict[str, Any]]:
     """The cards of the networks whose weights are shipped: data, recipe, seed, accuracy, commit, command."""
-    folder = data_path(WEIGHTS)
-    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+    return _cards(WEIGHTS)
+
+
+def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
+    """A network before its training and after some of its epochs, as far as they are shipped.
+
+        young = snapshots("resnet20")[1]            # after one epoch
+
+    Args:
+        name: of the network. data: name of the data set, where there are several.
+
+    Returns:
+        by epoch, the network in eval mode, with the attribute `info`. 0 is the network as it was before training: its
+        batch norms know no statistics yet, and do nothing; `reestimate_batch_norm` settles them on images.
+
+    Raises:
+        ValueError: no epochs of this network are shipped; the sentence says of which there are.
+    """
+    cards = _cards(EPOCHS)
+    card = next((card for card in cards if card["network"] == name and data in (None, card["data"]["name"])), None)
+    if card is None:
+        which = f" on {data}" if data else ""
+        raise ValueError(
+            f"no epochs of {name}{which} are shipped; there are {_listed(cards)}. train(..., keep_epochs=...) keeps "
+            "those of a run of yours"
+        )
+    networks = {0: build(name, card["classes"], seed=card["seed"]).eval()}
+    for kept in card["epochs"]:
+        file = data_path(f"{EPOCHS}/{kept['file']}")
+        networks[kept["epoch"]] = load_weights(build(name, card["classes"]), file).eval()
+    for network in networks.values():
+        network.info = _info(card)
+    return networks
+
+
+def _cards(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted(data_path(folder).glob("*.json"))]
+
+
+def _listed(cards: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{card['network']} on {card['data']['name']}" for card in cards) or "none"
+
+
+def _info(card: Mapping[str, Any]) -> NetworkInfo:
+    shape, mean, std = (tuple(card[key]) for key in ("shape", "mean", "std"))
+    return NetworkInfo(card["network"], card["classes"], shape, mean, std, card=card)
 
 
 def _card(name: str, classes: int | None, pretrained: bool | str) -> dict[str, Any] | None:
@@ -116,10 +157,9 @@ def _card(name: str, classes: int | None, pretrained: bool | str) -> dict[str, A
 def _no_weights(name: str, classes: int | None, pretrained: bool | str) -> str:
     which = f" on {pretrained}" if isinstance(pretrained, str) else ""
     outputs = f" for {classes} classes" if classes else ""
-    there = ", ".join(f"{card['network']} on {card['data']['name']}" for card in shipped_networks())
     return (
-        f"no weights of {name}{which}{outputs} are shipped; there are {there or 'none'}. Train it, or read a file with "
-        "load_weights"
+        f"no weights of {name}{which}{outputs} are shipped; there are {_listed(shipped_networks())}. Train it, or read "
+        "a file with load_weights"
     )
 
 

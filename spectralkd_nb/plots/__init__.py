@@ -1,0 +1,55 @@
+"""Every figure of the course, each with the sentence that reads it.
+
+A function here takes what the package measured and returns a `CaptionedFigure`: a matplotlib figure and a caption
+with the figure's numbers in words. As the last line of a cell it shows the picture and prints the caption under it, so
+that a reader without the picture reads the same, and nbval compares the numbers.
+"""
+
+from spectralkd_nb.plots.depth import (
+    depth_profile,
+    depth_summary,
+    gains_by_depth,
+    profile_gallery,
+    recursion,
+    slopes_by_epoch,
+)
+from spectralkd_nb.plots.layers import channel_exponents, exponents_by_depth, layer, operation
+from spectralkd_nb.plots.spectra import (
+    edge_treatments,
+    exponent_spread,
+    from_picture_to_law,
+    gallery,
+    law_by_band,
+    orientations,
+    picture_and_power,
+    rival_laws,
+    spectra_and_laws,
+)
+from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, use_style
+from spectralkd_nb.plots.training import training_curves
+
+__all__ = [
+    "PALETTE",
+    "CaptionedFigure",
+    "channel_exponents",
+    "depth_profile",
+    "depth_summary",
+    "edge_treatments",
+    "exponent_spread",
+    "exponents_by_depth",
+    "from_picture_to_law",
+    "gains_by_depth",
+    "gallery",
+    "law_by_band",
+    "layer",
+    "operation",
+    "orientations",
+    "picture_and_power",
+    "profile_gallery",
+    "recursion",
+    "rival_laws",
+    "slopes_by_epoch",
+    "spectra_and_laws",
+    "training_curves",
+    "use_style",
+]

@@ -123,7 +123,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 def command_of(options: argparse.Namespace, recipe: Recipe, kept: Collection[int]) -> str:
     """The command that makes a run again, keeps the same epochs and ships the same, without paths of this machine."""
     name = Path(options.data).stem
-    words = [f"python -m spectralkd_nb train {options.network} {name} --folder runs/{options.network}_{name}"]
+    folder = f"runs/{options.network}_{name}" + (f"_seed{options.seed}" if options.seed else "")
+    words = [f"python -m spectralkd_nb train {options.network} {name} --folder {folder}"]
     for key, usual in RECIPE.items():
         value = getattr(recipe, key)
         if key == "augment" and not value:

@@ -29,10 +29,10 @@ __all__ = [
     "check_leaf_density",
     "check_phase_noise",
     "check_relu_loss",
-    "check_rising_line",
     "check_steep_kernel",
     "check_steps",
     "check_still_point",
+    "check_straight_fall",
     "progress",
     "start",
 ]
@@ -265,19 +265,21 @@ def check_steep_kernel(kernel: Tensor | None) -> Verdict:
 
 
 def check_still_point(correlation: float | None) -> Verdict:
-    """Lesson 3, exercise 1: the tap correlation at which 12 layers with batch norm end at the alpha they began with.
+    """Lesson 3, exercise 1: the tap correlation at which alpha is 1 before and after 12 layers with batch norm.
 
     Args:
         correlation: of neighbouring taps, or None while unsolved.
     """
     if correlation is None:
         return _open("3.1", "replace None by a correlation between 0 and 0.5")
-    alphas = depth_law.predict(depth_law.Setting(correlation=float(correlation), depth=12))
-    start, end, top = float(alphas[0]), float(alphas[-1]), float(alphas.max())
-    if abs(end - start) > 0.05:
+    if not isinstance(correlation, float | int) or not -1 < correlation < 1:
+        return _wrong("3.1", f"{correlation!r} is no correlation; it lies between 0 and 0.5")
+    alphas = depth_law.predict(depth_law.Setting(alpha=1.0, correlation=correlation, depth=12))
+    start, end = float(alphas[0]), float(alphas[-1])
+    if abs(end - start) > 0.03:
         way = "falls" if end < start else "rises"
         return _wrong("3.1", f"with a correlation of {correlation:g} alpha {way} from {start:.2f} to {end:.2f}")
-    return _right("3.1", f"alpha begins at {start:.2f} and ends at {end:.2f}; in between it has been at {top:.2f}")
+    return _right("3.1", f"alpha is {start:.2f} at first and {end:.2f} after 12 layers")
 
 
 def check_halved(layers: int | None) -> Verdict:
@@ -288,6 +290,8 @@ def check_halved(layers: int | None) -> Verdict:
     """
     if layers is None:
         return _open("3.2", "replace None by a whole number")
+    if not isinstance(layers, int):
+        return _wrong("3.2", f"{layers!r} is no whole number")
     alphas = depth_law.predict(depth_law.Setting(alpha=2.6, depth=20))
     below = int((alphas < alphas[0] / 2).nonzero()[0])
     if layers != below:
@@ -296,24 +300,22 @@ def check_halved(layers: int | None) -> Verdict:
     return _right("3.2", f"layer {below} is the first below half: {alphas[below]:.2f}")
 
 
-def check_rising_line(setting: depth_law.Setting | None) -> Verdict:
-    """Lesson 3, exercise 3: a random network whose alpha rises by 0.1 a layer or more, on a line of R2 0.99 or more.
+def check_straight_fall(setting: depth_law.Setting | None) -> Verdict:
+    """Lesson 3, exercise 3: a random network whose alpha falls by 0.05 a layer or more on a line of R2 0.998 or more.
 
     Args:
         setting: with 12 layers or more; or None while unsolved.
     """
     if setting is None:
         return _open("3.3", "replace None by a Setting(...)")
+    if not isinstance(setting, depth_law.Setting):
+        return _wrong("3.3", "a Setting(...) is asked for")
     if setting.depth < 12:
         return _wrong("3.3", f"{setting.depth} layers are not 12")
     alphas = depth_law.predict(setting)
-    layers = torch.arange(len(alphas), dtype=torch.float64)
-    r = float(torch.corrcoef(torch.stack([layers, alphas]))[0, 1])
-    slope = r * float(alphas.std() / layers.std())
-    found = f"alpha moves by {slope:+.3f} a layer, R2 {r * r:.3f}"
-    if slope < 0.1 or r * r < 0.99:
-        return _wrong("3.3", found)
-    return _right("3.3", found)
+    line = depth_law.line_through(torch.arange(len(alphas)), alphas)
+    found = f"alpha moves by {line.slope:+.3f} a layer, R2 {line.r_squared:.4f}"
+    return _right("3.3", found) if line.slope <= -0.05 and line.r_squared >= 0.998 else _wrong("3.3", found)
 
 
 def check_steps(steps: int | None, data: LabelledImages) -> Verdict:

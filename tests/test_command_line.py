@@ -77,7 +77,7 @@ def test_training_ships_weights_with_a_true_card(tmp_path, data_file, capsys):
     assert card["recipe"]["epochs"] == 2
     assert (card["seed"], card["data"]["name"]) == (4, "shades")
     assert card["command"] == (
-        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades --epochs 2 --batch-size 8 --seed 4 "
+        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 2 --batch-size 8 --seed 4 "
         "--ship data/weights"
     )
     assert str(tmp_path) not in (tmp_path / "weights" / "resnet8_shades.json").read_text()
@@ -148,7 +148,7 @@ def test_the_epochs_of_a_training_are_shipped_with_one_true_card(tmp_path, data_
     assert str(tmp_path) not in text
     assert [(kept["epoch"], kept["file"]) for kept in card["epochs"]] == [(1, names[1]), (3, names[2])]
     assert card["command"] == (
-        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades --epochs 3 --batch-size 8 --seed 4 "
+        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 3 --batch-size 8 --seed 4 "
         "--keep-epochs 1 3 --ship-epochs data/weights/epochs"
     )
     run = read_run(tmp_path / "run" / "run.json")
@@ -208,7 +208,7 @@ def test_profiles_of_the_epochs_of_a_training(tmp_path, data_file, capsys):
     main(["epoch-profiles", str(out), str(tmp_path / "run"), "--data", str(data_file)])
     assert f"12 layers measured -> {out}" in capsys.readouterr().out
     table = pd.read_csv(out)
-    columns = "network seed epoch path depth block stage alpha lower upper accuracy"
+    columns = "network seed epoch path depth block stage alpha lower upper trusted accuracy"
     assert list(table.columns) == columns.split()
     assert table.epoch.tolist() == [0] * 4 + [1] * 4 + [3] * 4
     assert table.path.tolist() == ["image", "layer1.0", "layer2.0", "layer3.0"] * 3
@@ -219,7 +219,9 @@ def test_profiles_of_the_epochs_of_a_training(tmp_path, data_file, capsys):
     curves = read_run(tmp_path / "run" / "run.json").curves["test accuracy"]
     assert table[table.epoch == 0].accuracy.isna().all()
     assert table.accuracy[4:].tolist() == pytest.approx([curves[0]] * 4 + [curves[2]] * 4, abs=1e-4)
-    assert re.fullmatch(r"resnet8,4,0,image,0,0,,\d\.\d{4},\d\.\d{4},\d\.\d{4},", out.read_text().split("\n")[1])
+    assert re.fullmatch(
+        r"resnet8,4,0,image,0,0,,\d\.\d{4},\d\.\d{4},\d\.\d{4},(True|False),", out.read_text().split("\n")[1]
+    )
 
 
 def test_profiles_of_what_is_no_such_run_are_refused(tmp_path, data_file):

@@ -357,7 +357,7 @@ def test_layers_without_an_alpha_are_left_out_and_counted():
     assert found.slope == pytest.approx(slope)
     assert not math.isnan(found.interval[0])
     assert "layer3" not in found.paths
-    assert found.verdict.endswith(" 2 layers without an alpha were left out.")
+    assert found.verdict.endswith(" 2 layers were left out.")
 
 
 def test_draws_and_folds_with_a_missing_alpha_are_left_out():

@@ -145,7 +145,7 @@ def test_a_profile_bears_the_name_of_its_network():
     assert profile(with_copies(), images, "image").name == "Sequential"
     assert profile(resnet8(), images, "image", name="mine").name == "mine"
     assert str(profile(resnet8(), alike(4), ["image", "layer3"], groups=2)).startswith(
-        "resnet8: 2 layers, 4 images in 2 groups, alpha from 2.0"
+        "resnet8: 2 layers, 4 images in 2 groups, alpha 2.0"
     )
 
 
@@ -297,7 +297,7 @@ def test_groups_of_several_sizes_count_by_their_images():
 
 def test_a_profile_says_that_its_groups_are_few():
     images = alike(12)
-    few = "10 groups are needed for intervals to be wide enough"
+    few = "10 groups would make the intervals wide enough"
     assert few not in str(profile(with_copies(), images, "image"))
     assert few in str(profile(with_copies(), images, "image", groups=3))
 
@@ -378,7 +378,7 @@ def test_a_dead_layer_has_no_alpha_no_draws_and_no_error():
         for drawn in (found.draws, found.folds, found.interval.T):
             assert drawn[..., 2].isnan().all()
             assert drawn[..., :2].isfinite().all()
-        assert str(found).startswith("Chain: 3 layers, 4 images, alpha from ")
+        assert str(found).startswith("Chain: 3 layers, 4 images, alpha ")
     assert str(profile(model, alike(4), ["dead"])).startswith("Chain: 1 layers, 4 images; 10 groups")
 
 

@@ -223,8 +223,9 @@ def test_a_profile_is_told_by_its_law_or_by_its_ends(figures):
 def test_a_gallery_tells_of_every_network_and_leaves_no_axis_empty(figures):
     law = fit_depth_law(profile())
     drawn = figures["profile_gallery"]
-    told = f"first: {law} second: alpha goes from 2.50 to 2.61. third: alpha goes from 2.50 to 2.61."
-    assert drawn.caption == f"Every network has a profile of its own. {told}"
+    first = f"first: {law.decided}, {law.slope:+.3f} a layer, R2 {law.r_squared:.2f}"
+    told = f"{first}; second: alpha goes from 2.50 to 2.61; third: alpha goes from 2.50 to 2.61."
+    assert drawn.caption == f"Dashed, one line; solid, the best other law that stands. {told}"
     assert [axis.get_title() for axis in drawn.figure.axes if axis.axison] == ["first", "second", "third"]
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == ["trained", "untrained"]
 
@@ -267,7 +268,7 @@ def test_the_drawn_law_is_the_line_and_the_best_of_its_rivals():
 def test_a_random_network_is_told_beside_the_recursion(figures):
     assert figures["recursion"].caption == (
         "white kernels: alpha falls from 2.00 to 1.00 in 3 layers, -0.333 a layer; the recursion says 1.10 and is "
-        "never more than 0.10 away; band 0.02 to 0.35 cycles a pixel."
+        "never more than 0.10 from their mean; band 0.02 to 0.35 cycles a pixel."
     )
     rising = plots.recursion(MEASURED.flip(1), PREDICTED.flip(0), "low passes", BAND)
     assert rising.caption.startswith("low passes: alpha rises from 1.00 to 2.00 in 3 layers, +0.333 a layer;")
@@ -279,13 +280,14 @@ def test_every_alpha_of_a_random_network_lies_on_the_axis(shift):
     assert low <= float((MEASURED + shift).min())
     assert high >= float((MEASURED + shift).max())
     if not shift:
-        assert plots.recursion(MEASURED, PREDICTED, "", BAND, highest=7.0).figure.axes[0].get_ylim() == (0, 7)
+        assert plots.recursion(MEASURED, PREDICTED, "", BAND, limits=(0, 7)).figure.axes[0].get_ylim() == (0, 7)
 
 
 def test_gains_are_counted_and_summed(figures):
     assert figures["gains_by_depth"].caption == (
-        "What the kernels add to alpha. trained: 2 of 3 convolutions are low passes, and their sum is +1.2; "
-        "untrained: 1 of 3 convolutions are low passes, and their sum is +0.0."
+        "What the kernels add to alpha. trained: 2 of 3 convolutions have a positive kappa, from -0.50 to "
+        "+1.00, and the sum is +1.2; untrained: 1 of 3 convolutions have a positive kappa, from "
+        "-0.10 to +0.10, and the sum is +0.0."
     )
     summed = figures["gains_by_depth"].figure.axes[1].lines[0]
     assert summed.get_ydata().tolist() == [1.0, 0.5, 1.25]
@@ -294,7 +296,7 @@ def test_gains_are_counted_and_summed(figures):
 def test_slopes_stand_at_their_epochs_whoever_has_them(figures):
     drawn = figures["slopes_by_epoch"]
     assert drawn.caption == (
-        "Training turns the slope of alpha over depth: plain20 from -0.060 to +0.060 a layer (2 seeds); "
+        "The slope of alpha over depth while networks learn: plain20 from -0.060 to +0.060 a layer (2 seeds); "
         "resnet20 from +0.010 to -0.010 a layer (1 seed)."
     )
     (axis,) = drawn.figure.axes

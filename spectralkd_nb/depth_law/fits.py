@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,7 +87,8 @@ class DepthLaw:
         intercept: of the line, alpha at depth 0.
         r_squared: of the line; 0 where alpha does not vary.
         layers: how many were fitted.
-        left_out: how many were not, for want of an alpha.
+        left_out: how many were not, for want of an alpha, or of trust if that was asked for.
+        distrusted: how many of the fitted ones are not to be trusted, as their spectra bend for instance.
         rivals: the laws that took part, best BIC first.
         standing: names of the rivals that are not ruled out, best BIC first.
         stages: stage to its line, of the stages with 5 layers or more; empty unless asked for.
@@ -104,6 +105,7 @@ class DepthLaw:
     r_squared: float
     layers: int
     left_out: int
+    distrusted: int
     rivals: tuple[DepthRival, ...]
     standing: tuple[str, ...]
     stages: dict[int, StageLine]
@@ -132,8 +134,9 @@ class DepthLaw:
         if not any(rival.name == "quadratic" for rival in self.rivals):
             sentences.append("No curve was tried, for that takes 5 layers and 3 depths.")
         if self.left_out:
-            layers = _counted(self.left_out, "layer")
-            sentences.append(f"{layers} without an alpha {'was' if self.left_out == 1 else 'were'} left out.")
+            sentences.append(f"{_counted(self.left_out, 'layer')} {'was' if self.left_out == 1 else 'were'} left out.")
+        if self.distrusted:
+            sentences.append(f"{self.distrusted} of these {self.layers} exponents are not to be trusted.")
         return " ".join(sentences)
 
     def rival(self, name: str) -> DepthRival:
@@ -246,8 +249,9 @@ def _counted(number: int, noun: str) -> str:
 def law_table(laws: Mapping[str, DepthLaw]) -> pandas.DataFrame:
     """A pandas.DataFrame with one row a law, to lay networks or controls side by side.
 
-    Columns: slope, lower, upper (its 95 % interval), r_squared, the slope of each stage that has a line in any of them,
-    stands (the rivals that are not ruled out, best BIC first). The index is the laws' names.
+    Columns: slope, lower, upper (its 95 % interval), r_squared, last (alpha of the last layer), the slope of each
+    stage that has a line in any of them, stands (the rivals that are not ruled out, best BIC first). The index
+    is the laws' names.
     """
     import pandas as pd
 
@@ -258,6 +262,7 @@ def law_table(laws: Mapping[str, DepthLaw]) -> pandas.DataFrame:
             "lower": law.interval[0],
             "upper": law.interval[1],
             "r_squared": law.r_squared,
+            "last": float(law.alpha[-1]),
             **{f"stage {stage}": law.stages[stage].slope if stage in law.stages else math.nan for stage in stages},
             "stands": ", ".join(law.standing),
         }
@@ -270,7 +275,11 @@ def law_table(laws: Mapping[str, DepthLaw]) -> pandas.DataFrame:
 
 
 def fit_depth_law(
-    profile: ExponentProfile, per_stage: bool = True, unit: str = "layers", with_image: bool = False
+    profile: ExponentProfile,
+    per_stage: bool = True,
+    unit: str = "layers",
+    with_image: bool = False,
+    trusted_only: bool = False,
 ) -> DepthLaw:
     """Fit a line and its rivals to alpha over depth x by least squares over layers, and say which stand.
 
@@ -305,10 +314,11 @@ def fit_depth_law(
         per_stage: whether line per stage takes part. The image counts to the first stage.
         unit: "layers", x counts layers with weights; or "blocks".
         with_image: whether the network's input is a layer of its own, at depth 0.
+        trusted_only: leave out layers whose alpha comes with a reason not to trust it; else they are counted.
     Raises:
         ValueError: an unknown unit, fewer than 4 layers with an alpha, all of them at one depth.
     """
-    data = _usable_layers(profile, unit, with_image)
+    data = _usable_layers(profile, unit, with_image, trusted_only)
     stages = _stage_masks(data.stage) if per_stage else {}
     variance = _image_variance(data.x, data.draws)
     fitters = _fitters(data.x, stages)
@@ -324,6 +334,7 @@ def fit_depth_law(
         r_squared=line.r_squared,
         layers=line.layers,
         left_out=data.left_out,
+        distrusted=data.distrusted,
         rivals=tuple(rivals),
         standing=rivals_that_stand(rivals, line.interval),
         stages={stage: _line(data, mask) for stage, mask in stages.items() if _enough_for_a_line(data.x[mask])},
@@ -379,13 +390,15 @@ class _Layers:
     stage: tuple[int | None, ...]
     paths: tuple[str, ...]
     left_out: int
+    distrusted: int
 
 
-def _usable_layers(profile: ExponentProfile, unit: str, with_image: bool) -> _Layers:
+def _usable_layers(profile: ExponentProfile, unit: str, with_image: bool, trusted_only: bool) -> _Layers:
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is not known; choose one of {', '.join(map(repr, UNITS))}")
     wanted = torch.tensor([with_image or kind != "image" for kind in profile.kinds], dtype=torch.bool)
-    used = wanted & profile.alpha.isfinite()
+    doubted = torch.tensor([bool(reasons) for reasons in profile.reasons])
+    used = wanted & profile.alpha.isfinite() & ~(doubted & trusted_only)
     indices = used.nonzero().flatten().tolist()
     if len(indices) < FEWEST_LAYERS:
         raise ValueError(
@@ -409,6 +422,7 @@ def _usable_layers(profile: ExponentProfile, unit: str, with_image: bool) -> _La
         stage=tuple(profile.stage[i] for i in indices),
         paths=tuple(profile.paths[i] for i in indices),
         left_out=int(wanted.sum()) - len(indices),
+        distrusted=int((doubted & used).sum()),
     )
 
 
@@ -426,17 +440,32 @@ def _enough_for_a_line(x: Tensor) -> bool:
 # --- lines ---------------------------------------------------------------------------------------
 
 
-def _line(data: _Layers, mask: Tensor) -> StageLine:
-    x, alpha = data.x[mask], data.alpha[mask]
+class Line(NamedTuple):
+    """alpha = intercept + slope x, by least squares; r_squared is 0 where alpha does not vary."""
+
+    slope: float
+    intercept: float
+    r_squared: float
+
+
+def line_through(x: Tensor, alpha: Tensor) -> Line:
+    """The least-squares line through points.
+
+    Args:
+        x, alpha: (points,), finite; two different x at least.
+    """
+    x, alpha = x.double(), alpha.double()
+    if len(x.unique()) < 2 or not (x.isfinite().all() and alpha.isfinite().all()):
+        raise ValueError("a line wants two different depths and finite alphas")
     slope = _slopes(x, alpha)
     intercept = alpha.mean() - slope * x.mean()
-    return StageLine(
-        slope=float(slope),
-        interval=tuple(_interval(_slopes(x, data.draws[:, mask])).tolist()),
-        intercept=float(intercept),
-        r_squared=_r_squared(alpha, intercept + slope * x),
-        layers=len(x),
-    )
+    return Line(float(slope), float(intercept), _r_squared(alpha, intercept + slope * x))
+
+
+def _line(data: _Layers, mask: Tensor) -> StageLine:
+    x, alpha = data.x[mask], data.alpha[mask]
+    interval = tuple(_interval(_slopes(x, data.draws[:, mask])).tolist())
+    return StageLine(**line_through(x, alpha)._asdict(), interval=interval, layers=len(x))
 
 
 def _slopes(x: Tensor, alpha: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,13 +101,9 @@ class ExponentProfile:
 
     def __str__(self) -> str:
         known = self.alpha[~self.alpha.isnan()]
-        ends = f", alpha from {known[0]:.2f} to {known[-1]:.2f}" if len(known) else ""
+        ends = f", alpha {known[0]:.2f} in the first and {known[-1]:.2f} in the last" if len(known) else ""
         of = "" if self.groups == self.images else f" in {self.groups} groups"
-        few = (
-            f"; {FEWEST_IMAGES} groups are needed for intervals to be wide enough"
-            if self.groups < FEWEST_IMAGES
-            else ""
-        )
+        few = f"; {FEWEST_IMAGES} groups would make the intervals wide enough" if self.groups < FEWEST_IMAGES else ""
         return f"{self.name}: {len(self.alpha)} layers, {self.images} images{of}{ends}{few}"
 
 
@@ -223,10 +220,12 @@ def _inside(path: str, block: str) -> bool:
 
 def _groups(groups: int | Sequence[int], images: int) -> Tensor:
     """The group of each image, 0, 1, ..."""
-    if isinstance(groups, int):
+    if isinstance(groups, Integral) and not isinstance(groups, bool):
         if groups < 1 or images % groups:
             raise ValueError(f"{images} images cannot be parted into groups of {groups}")
         return torch.arange(images) // groups
+    if not isinstance(groups, Sequence | Tensor) or isinstance(groups, str):
+        raise TypeError(f"groups={groups!r} is neither a number of images in a row nor the group of each by number")
     if len(groups) != images:
         raise ValueError(f"groups names the group of {len(groups)} images, and there are {images}")
     return torch.unique(torch.as_tensor(groups), return_inverse=True)[1]

@@ -104,7 +104,15 @@ def _input_fields(setting: Setting) -> torch.Tensor:
 
 
 def predict(setting: Setting) -> torch.Tensor:
-    """What the recursion says of the same network, in the same band of the same grid: (depth + 1,)."""
+    """What the recursion says of the same network if it were wide and its inputs many: (depth + 1,) alphas.
+
+    On the same grid and in the same band as `simulate` measures; inputs, width, images and seed do not enter.
+
+    Raises:
+        ValueError: a skip after which ReLUs follow, from fewer inputs than channels: its first layer has none.
+    """
+    if setting.post_activation and setting.inputs != setting.width:
+        raise ValueError("with post_activation the recursion wants as many inputs as channels")
     transfer = random_kernel_transfer(SIZE, setting.correlation, setting.shared)
     options = {name: getattr(setting, name) for name in KIND}
     return depth_recursion(power_law_power(SIZE, setting.alpha), [transfer] * setting.depth, band=BAND, **options)

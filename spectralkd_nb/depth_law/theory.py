@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import repeat
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectralkd_nb.networks.random_network import SIDE, tap_covariance
 from spectralkd_nb.operations import autocovariance, predicted_exponent, rectified, size_of
@@ -42,6 +42,8 @@ def kernel_transfer(weights: Tensor, size: int = 128) -> Tensor:
     weights = torch.as_tensor(weights).detach().cpu().double()
     if weights.ndim not in (2, 4):
         raise ValueError(f"weights have shape {tuple(weights.shape)}; (outputs, inputs, h, w) or (h, w) is wanted")
+    if not weights.numel() or not weights.isfinite().all():
+        raise ValueError(f"weights of shape {tuple(weights.shape)} are empty, or hold NaN or infinite values")
     if size % 2 or size < max(weights.shape[-2:]):
         raise ValueError(f"size={size} must be even and no smaller than the kernel")
     h = torch.fft.rfft2(_root(weights), s=(size, size))
@@ -86,9 +88,33 @@ def linear_filter_gain(
     the same functional of ln T to alpha, whatever the spectrum: alpha_L = alpha_0 + kappa_1 + ... + kappa_L.
 
     Args:
-        weights, size: see `kernel_transfer`. band, estimator: see `transfer_gain`.
+        weights: (outputs, inputs, h, w), or one kernel (h, w); stride, dilation and groups are not known from them.
+        size: of the maps in pixels, even. band, estimator: see `transfer_gain`.
+
+    Returns:
+        kappa, without units; positive where long waves pass better.
+
+    Raises:
+        ValueError: as `kernel_transfer` and `transfer_gain`.
     """
     return transfer_gain(kernel_transfer(weights, size), band, estimator)
+
+
+def filter_gains(
+    network: nn.Module, size: int = 128, band: tuple[float, float] | None = None, estimator: str = "modes"
+) -> dict[str, float]:
+    """kappa of every convolution with kernels of more than one tap, by path, in the order of the network.
+
+    Args:
+        network: any. size, band, estimator: see `linear_filter_gain`; one size and band for all, whatever size their
+            maps have.
+    """
+    convolutions = {path: m for path, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    return {
+        path: linear_filter_gain(module.weight, size, band, estimator)
+        for path, module in convolutions.items()
+        if max(module.kernel_size) > 1
+    }
 
 
 def transfer_gain(transfer: Tensor, band: tuple[float, float] | None = None, estimator: str = "modes") -> float:
@@ -162,6 +188,8 @@ def depth_recursion(
     Returns:
         (layers + 1,) float64, alpha of the input first, fitted to rings as `fit_power_law` does.
     """
+    if not power.isfinite().all():
+        raise ValueError("power holds NaN or infinite values")
     if post_activation and not skip:
         raise ValueError("post_activation says where a skip ends; set skip=True too")
     if isinstance(transfers, int):

@@ -33,9 +33,10 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
         the card.
 
     Raises:
-        ValueError: the file would be larger than 5 MB.
+        ValueError: the file would be larger than 5 MB, or lies there with another seed.
     """
     file = Path(folder) / f"{_stem(run, data)}.safetensors"
+    _require_own(file.with_suffix(".json"), run)
     shipped = _write_weights(file, in_half_precision(run.network), run, data)
     card = {
         "network": run.pair["student"],
@@ -62,8 +63,9 @@ def ship_epochs(
         the card, with "epochs": a list of {"epoch", "file", "accuracy"}.
 
     Raises:
-        ValueError: the run kept no epochs, or a file would be larger than 5 MB.
+        ValueError: the run kept no epochs, a file would be larger than 5 MB, or lies there with another seed.
     """
+    _require_own(Path(folder) / f"{_stem(run, data)}.json", run)
     folder, epochs = Path(folder), []
     for epoch, kept in kept_files(run, run_folder).items():
         file = folder / f"{_stem(run, data)}_{kept.name}"
@@ -81,6 +83,12 @@ def ship_epochs(
 
 def _stem(run: Run, data: LabelledImages) -> str:
     return f"{run.pair['student']}_{data.name}"
+
+
+def _require_own(card: Path, run: Run) -> None:
+    """Names do not tell seeds apart, so that another seed's files would be lost."""
+    if card.exists() and (seed := json.loads(card.read_text("utf-8"))["seed"]) != run.seed:
+        raise ValueError(f"{card} is of seed {seed}, and this run has seed {run.seed}; delete it, or ship elsewhere")
 
 
 def _write_weights(file: Path, content: bytes, run: Run, data: LabelledImages) -> nn.Module:

@@ -3,7 +3,12 @@
 from spectralkd_nb.networks.families import NAMES
 from spectralkd_nb.networks.layers import Layer, list_layers
 from spectralkd_nb.networks.random_network import RandomNetwork, draw_kernels
-from spectralkd_nb.networks.twins import reestimate_batch_norm, untrained_twin, without_batch_norm
+from spectralkd_nb.networks.twins import (
+    reestimate_batch_norm,
+    untrained_twin,
+    with_circular_padding,
+    without_batch_norm,
+)
 from spectralkd_nb.networks.weights import NetworkInfo, build, load_weights, shipped_networks, snapshots
 
 __all__ = [
@@ -19,5 +24,6 @@ __all__ = [
     "shipped_networks",
     "snapshots",
     "untrained_twin",
+    "with_circular_padding",
     "without_batch_norm",
 ]

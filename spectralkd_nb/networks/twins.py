@@ -50,6 +50,15 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
+def with_circular_padding(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions wrap around instead of padding with zeros, so that no map has a frame."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+    return network
+
+
 def untrained_twin(network: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
     """The network as it was before training, its batch norms settled on these images.
 

@@ -32,9 +32,11 @@ def depth_profile(
         laws: of the same labels. Those without are only marks.
         title: of the figure.
     """
+    laws = laws or {}
+    if any(law.unit != "layers" for law in laws.values()):
+        raise ValueError("the figure counts depth in layers; fit the laws with unit='layers'")
     figure = Figure(figsize=(WIDTH, 3.9))
     axis = figure.add_axes((0.08, 0.14, 0.9, 0.76))
-    laws = laws or {}
     _draw_profiles(axis, profiles)
     for i, label in enumerate(profiles):
         if label in laws:
@@ -82,7 +84,7 @@ def _shade_stages(axis, profile: ExponentProfile) -> None:
         axis.text((left + right) / 2, 0.99, f"stage {stage}\n{side} px", transform=axis.get_xaxis_transform(), **place)
     axis.set_xlim(low, high)
     bottom, top = axis.get_ylim()
-    axis.set_ylim(bottom, top + 0.14 * (top - bottom))  # room for the stages' names
+    axis.set_ylim(bottom, top + 0.18 * (top - bottom))  # room for the stages' names
 
 
 def _ends(profile: ExponentProfile) -> str:
@@ -111,45 +113,54 @@ def profile_gallery(
         axis.set(title=name, xlabel="depth, layers", ylabel=ALPHA_AXIS)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
     said = [
-        f"{name}: {laws[name]}" if name in laws else f"{name}: {_ends(next(iter(profiles.values())))}."
+        f"{name}: {_in_short(laws[name]) if name in laws else _ends(next(iter(profiles.values())))}"
         for name, profiles in networks.items()
     ]
-    return CaptionedFigure(figure, f"Every network has a profile of its own. {' '.join(said)}")
+    return CaptionedFigure(figure, f"Dashed, one line; solid, the best other law that stands. {'; '.join(said)}.")
+
+
+def _in_short(law: DepthLaw) -> str:
+    stands = law.decided or f"undecided ({', '.join(law.standing)})"
+    return f"{stands}, {law.slope:+.3f} a layer, R2 {law.r_squared:.2f}"
 
 
 def recursion(
-    measured: Tensor, predicted: Tensor, title: str, band: tuple[float, float], highest: float | None = None
+    measured: Tensor,
+    predicted: Tensor,
+    title: str,
+    band: tuple[float, float],
+    limits: tuple[float, float] | None = None,
 ) -> CaptionedFigure:
     """alpha of random networks layer by layer, beside what the recursion says.
 
     Args:
         measured: (seeds, layers + 1), alpha of the input first. predicted: (layers + 1,). title: of the figure.
-        band: of all exponents, cycles a pixel. highest: end of the axis, so that it stays while a slider moves.
+        band: of all exponents, cycles a pixel. limits: of alpha's axis, so that it stays while a slider moves.
     """
     figure = Figure(figsize=(WIDTH, 3.7))
     axis = figure.add_axes((0.08, 0.14, 0.9, 0.76))
     _draw_recursion(axis, measured, predicted)
-    highest = highest or 1.35 * max(1.0, float(measured.max()), float(predicted.max()))
-    lowest = 1.2 * min(0.0, float(measured.min()), float(predicted.min()))
-    axis.set(title=title, xlabel="layer", ylabel=ALPHA_AXIS)
-    axis.set(ylim=(lowest, highest), xlim=(-0.5, len(predicted) - 0.5))
-    axis.legend(loc="upper left")
+    axis.set(title=title, xlabel="layer", ylabel=ALPHA_AXIS, ylim=limits, xlim=(-0.5, len(predicted) - 0.5))
+    axis.legend(loc="upper left" if limits else "best")
     mean, gap = measured.mean(0), float((measured.mean(0) - predicted).abs().max())
     steps = len(predicted) - 1
     way = "rises" if mean[-1] > mean[0] else "falls"
     return CaptionedFigure(
         figure,
         f"{title}: alpha {way} from {mean[0]:.2f} to {mean[-1]:.2f} in {steps} layers, "
-        f"{float(mean[-1] - mean[0]) / steps:+.3f} a layer; the recursion says {predicted[-1]:.2f} and is never more "
-        f"than {gap:.2f} away; band {band[0]:g} to {band[1]:g} cycles a pixel.",
+        f"{float(mean[-1] - mean[0]) / steps:+.3f} a layer; the recursion says {predicted[-1]:.2f} and is never "
+        f"more than {gap:.2f} from their mean; band {band[0]:g} to {band[1]:g} cycles a pixel.",
     )
 
 
 def _draw_recursion(axis, measured: Tensor, predicted: Tensor) -> None:
     x = torch.arange(len(predicted))
     mean, low, high = measured.mean(0), measured.amin(0), measured.amax(0)
-    label = f"measured, {len(measured)} networks" if len(measured) > 1 else "measured"
-    axis.errorbar(x, mean, [mean - low, high - mean], fmt=MARKERS[0], color=PALETTE[0], ms=5, label=label)
+    style = {"color": PALETTE[0], "ms": 5}
+    if len(measured) > 1:
+        axis.errorbar(x, mean, [mean - low, high - mean], fmt=MARKERS[0], label=f"{len(measured)} networks", **style)
+    else:
+        axis.plot(x, mean, MARKERS[0], label="measured", **style)
     axis.plot(x, predicted, color=PALETTE[1], linestyle=DASHES[0], label="recursion, no parameter")
     axis.axhline(float(predicted[0]), color="0.7", lw=1, linestyle=":", zorder=0)
 
@@ -169,13 +180,13 @@ def gains_by_depth(gains: Mapping[str, Sequence[float]], title: str = "") -> Cap
         style = {"marker": MARKERS[i], "ms": 4, "color": PALETTE[i], "linestyle": DASHES[i], "lw": 1}
         left.plot(x, kappa, label=label, **style)
         right.plot(x, kappa.cumsum(0), label=label, **style)
-        positive = int((kappa > 0).sum())
         parts.append(
-            f"{label}: {positive} of {len(kappa)} convolutions are low passes, and their sum is {kappa.sum():+.1f}"
+            f"{label}: {int((kappa > 0).sum())} of {len(kappa)} convolutions have a positive kappa, from "
+            f"{kappa.min():+.2f} to {kappa.max():+.2f}, and the sum is {kappa.sum():+.1f}"
         )
-    for axis, name in ((left, "κ of each convolution"), (right, "sum of κ so far")):
+    for axis, name in ((left, "of each convolution"), (right, "sum so far")):
         axis.axhline(0, color="0.7", lw=1, zorder=0)
-        axis.set(xlabel="convolution", title=name)
+        axis.set(xlabel="convolution", ylabel="κ", title=name)
     right.legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
     return CaptionedFigure(figure, f"What the kernels add to alpha. {'; '.join(parts)}.")
@@ -204,7 +215,7 @@ def slopes_by_epoch(table: pandas.DataFrame, title: str = "") -> CaptionedFigure
     axis.axhline(0, color="0.7", lw=1, zorder=0)
     axis.set(xlabel="epochs of training", ylabel="slope, α a layer", title=title)
     axis.legend()
-    return CaptionedFigure(figure, f"Training turns the slope of alpha over depth: {'; '.join(parts)}.")
+    return CaptionedFigure(figure, f"The slope of alpha over depth while networks learn: {'; '.join(parts)}.")
 
 
 def depth_summary(
@@ -216,7 +227,7 @@ def depth_summary(
         random: title to (measured, predicted) as in `recursion`. trained: label to profile, the trained one first.
         law: of the first.
     """
-    figure, axes = new_figure(1, len(random) + 1, height=3.4, width_ratios=(*[1] * len(random), 1.5))
+    figure, axes = new_figure(1, len(random) + 1, height=3.8, width_ratios=(*[1] * len(random), 1.5))
     *left, right = axes[0]
     parts = []
     for axis, (title, (measured, predicted)) in zip(left, random.items(), strict=True):
@@ -224,10 +235,11 @@ def depth_summary(
         axis.set(title=title, xlabel="layer", ylabel=ALPHA_AXIS)
         mean = measured.mean(0)
         parts.append(f"{title}: from {mean[0]:.2f} to {mean[-1]:.2f}, predicted {predicted[-1]:.2f}")
-    left[0].legend(fontsize=8)
     _draw_profiles(right, trained)
     _draw_law(right, law, PALETTE[0])
     _shade_stages(right, next(iter(trained.values())))
     right.set(title=law.name, xlabel="depth, layers", ylabel="")
-    right.legend(fontsize=8)
+    # Below the panels, where no legend covers a point.
+    marks = zip(left[0].get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
+    figure.legend(*(ours + theirs for ours, theirs in marks), loc="outside lower center", ncols=4, fontsize=9)
     return CaptionedFigure(figure, f"Depth moves alpha. {'; '.join(parts)}. {law.name}: {law}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 
 from spectralkd_nb import data_path
+from spectralkd_nb.depth_law.fits import line_through
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +23,7 @@ def slopes_while_training() -> pandas.DataFrame:
     import pandas as pd
 
     table = pd.read_csv(data_path("results/depth_training.csv"))
-    blocks = table[table.path != "image"]
+    blocks = table[(table.path != "image") & table.alpha.notna()]
     rows = [
         {**dict(zip(_RUN, run, strict=True)), **_line(layers), "accuracy": layers.accuracy.iloc[0]}
         for run, layers in blocks.groupby(_RUN, sort=False)
@@ -34,5 +35,5 @@ _RUN = ["network", "seed", "epoch"]
 
 
 def _line(layers: pandas.DataFrame) -> dict[str, float]:
-    slope, _ = np.polyfit(layers.depth, layers.alpha, 1)
-    return {"slope": float(slope), "r_squared": float(np.corrcoef(layers.depth, layers.alpha)[0, 1] ** 2)}
+    line = line_through(*(torch.tensor(layers[name].to_numpy(float)) for name in ("depth", "alpha")))
+    return {"slope": line.slope, "r_squared": line.r_squared}

@@ -1,16 +1,20 @@
 """Every exercise has an answer that its check accepts, and is handed out unsolved."""
 
 import importlib.util
+import math
+import re
 from functools import cache
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
 from spectralkd_nb import course, pictures
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
 from spectralkd_nb.datasets import open_dataset
+from spectralkd_nb.depth_law import Setting
 from spectralkd_nb.networks import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,6 +125,136 @@ def smallest_gap(spectra: ActivationSpectra) -> str:
 def test_wrong_answers_are_told_why(verdict, why):
     assert not verdict().solved
     assert why in repr(verdict())
+
+
+# --- lesson 3 -----------------------------------------------------------------------------------
+
+NO_NUMBERS = ["0.1", "", [], [0.1], {}, 1j, math.nan, math.inf, -math.inf, float, Setting(), np.ones(2), torch.ones(2)]
+
+
+def kind_of(answer: object) -> str:
+    return type(answer).__name__
+
+
+def refused(verdict: course.Verdict, exercise: str) -> str:
+    """What is said of an answer that is none: one sentence, whatever the answer."""
+    assert not verdict.solved
+    assert repr(verdict) == verdict.text
+    assert verdict.text.startswith(f"Exercise {exercise}, not yet: ")
+    assert verdict.text.endswith(".")
+    return verdict.text
+
+
+@pytest.mark.parametrize("check", [course.check_still_point, course.check_halved, course.check_straight_fall])
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_3_open(check):
+    assert not check(None).solved
+    assert " is open: replace None by " in check(None).text
+
+
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 1, -1, 1.5, 13, 10**400, True], ids=kind_of)
+def test_what_is_no_correlation_is_told_so(answer):
+    said = refused(course.check_still_point(answer), "3.1")
+    assert said.endswith(f"{answer!r} is no correlation; it lies between 0 and 0.5.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "way"),
+    [(0, "falls"), (False, "falls"), (0.1, "falls"), (np.float64(0.1), "falls"), (0.2, "rises"), (0.5, "rises"),
+     (1 - 1e-12, "rises"), (1 - 2**-53, "rises"), (5e-324, "falls")],
+)  # fmt: skip
+def test_a_correlation_at_which_alpha_moves_is_told_where_to(answer, way):
+    said = refused(course.check_still_point(answer), "3.1")
+    assert re.search(rf" alpha {way} from 1\.00 to -?\d\.\d\d\.$", said)
+
+
+@pytest.mark.parametrize("answer", [-0.5, -0.999999, 2**-53 - 1])
+def test_a_correlation_below_0_has_an_answer_too(answer):
+    refused(course.check_still_point(answer), "3.1")
+
+
+def test_alpha_stays_at_a_single_correlation_between_0_and_a_half():
+    solved = [correlation / 100 for correlation in range(51) if course.check_still_point(correlation / 100).solved]
+    assert solved
+    assert max(solved) - min(solved) < 0.03
+    assert re.search(r"alpha is 1\.00 at first and \d\.\d\d after 12", course.check_still_point(solved[0]).text)
+
+
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 9.0, 8.5], ids=kind_of)
+def test_what_is_no_whole_number_of_layers_is_told_so(answer):
+    assert refused(course.check_halved(answer), "3.2").endswith(f"{answer!r} is no whole number.")
+
+
+@pytest.mark.parametrize("answer", [-(10**400), -3, -1, 21, 10**400], ids=kind_of)
+def test_layers_beyond_the_network_are_told_where_to_look(answer):
+    assert refused(course.check_halved(answer), "3.2").endswith("; try 1 to 20.")
+
+
+def test_one_number_of_layers_is_right_and_of_the_others_alpha_is_told():
+    verdicts = {layers: course.check_halved(layers) for layers in range(21)}
+    (right,) = [layers for layers, verdict in verdicts.items() if verdict.solved]
+    for layers in verdicts.keys() - {right}:
+        said = refused(verdicts[layers], "3.2")
+        alpha = float(re.search(r"below 1\.30; it is (\d\.\d\d) there\.$", said)[1])
+        assert (alpha >= 1.3) == (layers < right)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="alphas[True] is no number: check_halved lets bool through")
+def test_a_yes_or_a_no_is_no_number_of_layers(answer):
+    refused(course.check_halved(answer), "3.2")
+
+
+@pytest.mark.parametrize(
+    "answer", [*NO_NUMBERS[:10], 12, True, Setting, {"depth": 12}, np.ones(2), torch.ones(2)], ids=kind_of
+)
+def test_what_is_no_setting_is_told_so(answer):
+    assert refused(course.check_straight_fall(answer), "3.3").endswith("a Setting(...) is asked for.")
+
+
+@pytest.mark.parametrize("depth", [-5, 0, 1, 11])
+def test_a_network_of_fewer_than_12_layers_is_told_so(depth):
+    said = refused(course.check_straight_fall(Setting(correlation=0.05, depth=depth)), "3.3")
+    assert said.endswith(f"{depth} layers are not 12.")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(depth=12),
+        Setting(correlation=0.2, depth=12),
+        Setting(batch_norm=False, depth=12),
+        Setting(skip=True, depth=12),
+        Setting(alpha=0.0, depth=12),
+        Setting(relu=False, depth=12),
+        Setting(correlation=0.99999, depth=12),
+        Setting(correlation=0.05, depth=60),
+    ],
+)
+def test_a_network_whose_alpha_does_not_fall_along_a_line_is_told_how_it_moves(setting):
+    said = refused(course.check_straight_fall(setting), "3.3")
+    assert re.search(r"alpha moves by [+-]\d\.\d{3} a layer, R2 \d\.\d{4}\.$", said)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"correlation": 2},
+        {"correlation": math.nan},
+        {"shared": math.nan},
+        {"alpha": math.inf},
+        {"post_activation": True},
+        {"post_activation": True, "skip": True, "inputs": 3},
+        {"depth": 12.5},
+        {"depth": "12"},
+        {"correlation": "0.1"},
+    ],
+    ids=repr,
+)
+@pytest.mark.xfail(
+    strict=True, raises=(ValueError, TypeError), reason="check_straight_fall hands on what predict raises"
+)
+def test_a_setting_that_theory_has_nothing_to_say_of_is_told_so(options):
+    refused(course.check_straight_fall(Setting(**{"depth": 12, **options})), "3.3")
 
 
 def test_a_progress_bar_goes_through_everything():

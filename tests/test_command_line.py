@@ -18,9 +18,9 @@ from PIL import Image
 from spectralkd_nb import data_path
 from spectralkd_nb.__main__ import command_of, main, recipe_of
 from spectralkd_nb.datasets import open_dataset
-from spectralkd_nb.distillation import Recipe, evaluate, read_run, train
+from spectralkd_nb.distillation import Recipe, Run, evaluate, read_run, train
 from spectralkd_nb.distillation.history import epoch_profiles
-from spectralkd_nb.distillation.shipping import measure_shipped, ship_epochs
+from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
 from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.pictures import measure_exponents, open_picture, photographs
@@ -77,8 +77,8 @@ def test_training_ships_weights_with_a_true_card(tmp_path, data_file, capsys):
     assert card["recipe"]["epochs"] == 2
     assert (card["seed"], card["data"]["name"]) == (4, "shades")
     assert card["command"] == (
-        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 2 --batch-size 8 --seed 4 "
-        "--ship data/weights"
+        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 2 --batch-size 8 "
+        "--seed 4 --ship data/weights"
     )
     assert str(tmp_path) not in (tmp_path / "weights" / "resnet8_shades.json").read_text()
 
@@ -120,6 +120,91 @@ def test_the_commands_on_the_cards_say_all_that_was_asked(monkeypatch):
         assert command_of(options, recipe_of(options), options.keep_epochs) == command
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run_of_seed(seed: int, folder: Path, data_file: Path) -> Run:
+    recipe = Recipe(epochs=1, batch_size=8)
+    return train("resnet8", open_dataset(data_file), recipe, seed=seed, folder=folder, keep_epochs=(1,))
+
+
+def test_weights_of_another_seed_are_not_written_over(tmp_path, data_file):
+    data, shipped, epochs = open_dataset(data_file), tmp_path / "weights", tmp_path / "epochs"
+    first, other = (run_of_seed(seed, tmp_path / f"run{seed}", data_file) for seed in (4, 0))
+    ship(first, data, shipped, "first")
+    ship_epochs(first, tmp_path / "run4", data, epochs, "first")
+    for folder, ship_other in (
+        (shipped, lambda folder: ship(other, data, folder, "other")),
+        (epochs, lambda folder: ship_epochs(other, tmp_path / "run0", data, folder, "other")),
+    ):
+        said = f"{folder / 'resnet8_shades.json'} is of seed 4, and this run has seed 0; delete it, or ship elsewhere"
+        before = files_in(folder)
+        assert len(before) == 2
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            ship_other(folder)
+        assert files_in(folder) == before
+        assert ship_other(tmp_path / "elsewhere" / folder.name)["seed"] == 0
+        (folder / "resnet8_shades.json").unlink()  # as it was told
+        assert ship_other(folder)["seed"] == 0
+
+
+def test_weights_of_the_same_seed_are_written_over(tmp_path, data_file):
+    data, run = open_dataset(data_file), run_of_seed(4, tmp_path / "run", data_file)
+    for command in ("first", "again"):
+        assert ship(run, data, tmp_path / "weights", command)["command"] == command
+        assert ship_epochs(run, tmp_path / "run", data, tmp_path / "epochs", command)["command"] == command
+    for folder in ("weights", "epochs"):
+        assert json.loads((tmp_path / folder / "resnet8_shades.json").read_text())["command"] == "again"
+
+
+@pytest.mark.parametrize("option", ["--ship", "--ship-epochs"])
+def test_another_seed_over_what_is_shipped_is_one_sentence_and_leaves_the_old_files(
+    tmp_path, data_file, capsys, option
+):
+    def shipping(seed: int) -> None:
+        into = ["--folder", str(tmp_path / f"run{seed}"), option, str(tmp_path / "weights")]
+        schedule = ["--epochs", "1", "--batch-size", "8", "--keep-epochs", "1"]
+        main(["train", "resnet8", str(data_file), *into, *schedule, "--seed", str(seed)])
+
+    shipping(0)
+    before = files_in(tmp_path / "weights")
+    assert len(before) == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_code:
+        shipping(1)
+    assert exit_code.value.code == 1
+    card = tmp_path / "weights" / "resnet8_shades.json"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"python -m spectralkd_nb: {card} is of seed 0, and this run has seed 1; delete it, or ship elsewhere"
+    )
+    assert files_in(tmp_path / "weights") == before
+    assert read_run(tmp_path / "run1" / "run.json").seed == 1  # the run itself is not lost
+
+
+def test_every_seed_has_a_folder_of_its_own_in_the_command(tmp_path, data_file, monkeypatch):
+    asked = []
+    monkeypatch.setattr("spectralkd_nb.__main__.train_one", asked.append)
+
+    def command(*options: str) -> str:
+        main([*training(tmp_path, data_file), *options])
+        told = asked.pop()
+        return command_of(told, recipe_of(told), ())
+
+    folders = {"0": "runs/resnet8_shades", "1": "runs/resnet8_shades_seed1", "12": "runs/resnet8_shades_seed12"}
+    for seed, folder in folders.items():
+        told = command("--seed", seed)
+        assert f" --folder {folder} " in told
+        assert f" --seed {seed} " in told
+        assert str(tmp_path) not in told
+        # Typed again, the command says the same of itself.
+        main(shlex.split(told)[3:])
+        again = asked.pop()
+        assert (again.seed, str(again.folder)) == (int(seed), folder)
+        assert command_of(again, recipe_of(again), ()) == told
+    assert command() == command("--seed", "0")
+
+
 # --- the epochs of a training --------------------------------------------------------------------
 
 KEPT = ["--epochs", "3", "--batch-size", "8", "--seed", "4", "--keep-epochs"]
@@ -148,8 +233,8 @@ def test_the_epochs_of_a_training_are_shipped_with_one_true_card(tmp_path, data_
     assert str(tmp_path) not in text
     assert [(kept["epoch"], kept["file"]) for kept in card["epochs"]] == [(1, names[1]), (3, names[2])]
     assert card["command"] == (
-        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 3 --batch-size 8 --seed 4 "
-        "--keep-epochs 1 3 --ship-epochs data/weights/epochs"
+        "python -m spectralkd_nb train resnet8 shades --folder runs/resnet8_shades_seed4 --epochs 3 --batch-size 8 "
+        "--seed 4 --keep-epochs 1 3 --ship-epochs data/weights/epochs"
     )
     run = read_run(tmp_path / "run" / "run.json")
     assert (card["seed"], card["recipe"], card["curves"]) == (4, run.recipe, run.curves)

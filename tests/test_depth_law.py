@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectralkd_nb.depth_law.fits import DepthLaw, DepthRival, fit_depth_law, law_table, rivals_that_stand
+from spectralkd_nb.depth_law.fits import (
+    DepthLaw,
+    DepthRival,
+    fit_depth_law,
+    law_table,
+    line_through,
+    rivals_that_stand,
+)
 from spectralkd_nb.depth_law.profiles import ExponentProfile
 
 LAYERS = 24
@@ -75,6 +82,11 @@ def drawn_from(
     return over_images(alphas, generator, **options)
 
 
+def drawn_in_3_stages(law: Tensor, seed: int) -> ExponentProfile:
+    stages = tuple(3 * i // len(law) + 1 for i in range(len(law)))
+    return drawn_from(law.double(), seed, noise=0.3, stage=stages)
+
+
 def leads(law: DepthLaw) -> dict[str, float]:
     return {rival.name: rival.bic - law.rivals[0].bic for rival in law.rivals}
 
@@ -103,6 +115,22 @@ def test_a_line_is_seldom_ruled_out():
     found = [fit_depth_law(drawn_from(straight, seed, scatter=0.05)) for seed in range(60)]
     assert sum("linear" in law.standing for law in found) >= 57
     assert sum(law.decided == "linear" for law in found) >= 45
+
+
+@pytest.mark.parametrize(("layers", "at_least"), [(6, 24), (12, 30), (30, 33)])
+def test_of_40_lines_as_many_are_found_as_the_words_of_the_fit_promise(layers, at_least):
+    """Noise of the images alone, 3 stages. The words say 74, 87 and 93 %, and 1, 0 and 0 % ruled out."""
+    found = [fit_depth_law(drawn_in_3_stages(torch.linspace(2.0, 0.5, layers), seed)) for seed in range(40)]
+    assert sum(law.decided == "linear" for law in found) >= at_least
+    assert sum("linear" in law.standing for law in found) >= 39
+
+
+@pytest.mark.parametrize(("layers", "at_least"), [(6, 20), (12, 30), (30, 30)])
+def test_of_40_constants_most_are_found_and_hardly_one_is_taken_for_a_line(layers, at_least):
+    found = [fit_depth_law(drawn_in_3_stages(torch.full((layers,), 1.5), seed)) for seed in range(40)]
+    assert sum(law.decided == "constant" for law in found) >= at_least
+    assert sum("constant" in law.standing for law in found) >= 39
+    assert not any(law.verdict.startswith(("alpha falls", "alpha rises")) for law in found)
 
 
 def test_a_bend_that_only_the_drawn_images_have_is_not_the_networks():
@@ -180,6 +208,66 @@ def test_the_rule_of_what_stands(rivals, standing):
 
 
 # --- the line ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [2, 3, 12, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_line_through_points_is_numpys(points, dtype):
+    generator = torch.Generator().manual_seed(points)
+    for _ in range(10):
+        x = (20 * torch.rand(points, generator=generator)).to(dtype)
+        alpha = torch.randn(points, generator=generator, dtype=torch.float64).to(dtype)
+        found = line_through(x, alpha)
+        slope, intercept = np.polyfit(x.double().numpy(), alpha.double().numpy(), 1)
+        assert (found.slope, found.intercept) == pytest.approx((slope, intercept), rel=1e-7, abs=1e-9)
+        r = np.corrcoef(x.double().numpy(), alpha.double().numpy())[0, 1]
+        assert found.r_squared == pytest.approx(r**2, abs=1e-9)
+        assert all(type(value) is float for value in found)
+
+
+def test_a_line_through_points_of_a_line_is_that_line():
+    for x in (torch.arange(13), DEPTH, torch.tensor([5, 1, 1, 9])):  # whole numbers, in any order, some twice
+        assert tuple(line_through(x, 2.5 - 0.125 * x)) == pytest.approx((-0.125, 2.5, 1.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.5, -3.7, 1e9, 0.1])
+def test_a_line_through_points_of_one_alpha_explains_nothing(level):
+    found = line_through(DEPTH, torch.full_like(DEPTH, level))
+    assert found.r_squared == 0
+    assert (found.slope, found.intercept) == pytest.approx((0, level), abs=1e-9 * max(1, abs(level)))
+    # Nor does it where alpha is one number but for its last digits.
+    rounded = torch.full_like(DEPTH, level) + 1e-14 * level * DEPTH
+    assert line_through(DEPTH, rounded).r_squared == 0
+
+
+def test_r2_lies_between_0_and_1_and_does_not_ask_for_scale_or_direction():
+    alpha = torch.randn(LAYERS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = line_through(DEPTH, alpha).r_squared
+    assert 0 < found < 1
+    for other in (line_through(DEPTH, 5 - 7 * alpha), line_through(3 - 2 * DEPTH, alpha), line_through(alpha, DEPTH)):
+        assert other.r_squared == pytest.approx(found, abs=1e-12)
+
+
+def test_the_line_of_a_law_is_the_line_through_its_layers():
+    found = fit_depth_law(drawn_from(LAWS["quadratic"], 3))
+    assert (found.slope, found.intercept, found.r_squared) == line_through(found.x, found.alpha)
+
+
+@pytest.mark.parametrize(
+    ("x", "alpha"),
+    [
+        ([3.0, 3.0, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0], [2.0]),
+        ([], []),
+        ([1.0, 2.0, 3.0], [1.0, math.nan, 2.0]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, -math.inf]),
+        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, math.inf], [1.0, 2.0, 3.0]),
+    ],
+)
+def test_points_that_no_line_goes_through_are_refused(x, alpha):
+    with pytest.raises(ValueError, match="a line wants two different depths and finite alphas"):
+        line_through(torch.tensor(x), torch.tensor(alpha))
 
 
 @pytest.mark.parametrize("unit", ["layers", "blocks"])
@@ -360,6 +448,73 @@ def test_layers_without_an_alpha_are_left_out_and_counted():
     assert found.verdict.endswith(" 2 layers were left out.")
 
 
+def doubted(old: ExponentProfile, *layers: int) -> ExponentProfile:
+    """The same with reasons not to trust some of its layers."""
+    reasons = [("it bends", "2 rings") if i in layers else () for i in range(len(old.alpha))]
+    return replace(old, reasons=tuple(reasons))
+
+
+def without_layers(old: ExponentProfile, *gone: int) -> ExponentProfile:
+    kept = [i for i in range(len(old.alpha)) if i not in gone]
+    tuples = {name: tuple(getattr(old, name)[i] for i in kept) for name in ("paths", "kinds", "stage", "grid", "bands")}
+    rest = {name: getattr(old, name)[..., kept] for name in ("depth", "blocks", "alpha", "draws", "folds")}
+    return replace(old, **tuples, **rest, reasons=tuple(old.reasons[i] for i in kept))
+
+
+def test_layers_that_are_not_to_be_trusted_are_fitted_and_counted():
+    drawn = drawn_from(LAWS["linear"], 13, stage=STAGES)
+    found, trusting = fit_depth_law(doubted(drawn, 0, 7, 20)), fit_depth_law(drawn)
+    assert (found.layers, found.left_out, found.distrusted) == (24, 0, 3)
+    assert found.verdict == f"{trusting.verdict} 3 of these 24 exponents are not to be trusted."
+    assert trusting.distrusted == 0
+    assert leads(found) == leads(trusting)
+    assert (found.slope, found.interval, found.standing) == (trusting.slope, trusting.interval, trusting.standing)
+    assert fit_depth_law(doubted(drawn, 5)).verdict.endswith(" 1 of these 24 exponents is not to be trusted.")
+
+
+def test_layers_that_are_not_to_be_trusted_can_be_left_out_and_are_counted():
+    drawn = drawn_from(LAWS["quadratic"], 13, stage=STAGES)
+    found = fit_depth_law(doubted(drawn, 0, 7, 20), trusted_only=True)
+    rest = fit_depth_law(without_layers(drawn, 0, 7, 20))
+    assert (found.layers, found.left_out, found.distrusted) == (21, 3, 0)
+    assert found.paths == rest.paths
+    assert torch.equal(found.alpha, rest.alpha)
+    assert (found.slope, found.interval, found.stages) == (rest.slope, rest.interval, rest.stages)
+    assert leads(found) == leads(rest)
+    assert found.verdict == f"{rest.verdict} 3 layers were left out."
+    assert fit_depth_law(doubted(drawn, 5), trusted_only=True).verdict.endswith(" 1 layer was left out.")
+    everything = fit_depth_law(drawn, trusted_only=True)
+    assert (everything.layers, everything.left_out, everything.verdict) == (24, 0, fit_depth_law(drawn).verdict)
+
+
+def test_a_layer_without_an_alpha_is_left_out_and_not_distrusted_too():
+    drawn = doubted(drawn_from(LAWS["linear"], 13), 3, 9)  # a dead layer has its reason as well
+    gone = torch.arange(LAYERS) == 3
+    holes = replace(drawn, alpha=drawn.alpha.masked_fill(gone, math.nan), draws=drawn.draws.masked_fill(gone, math.nan))
+    found = fit_depth_law(holes)
+    assert (found.layers, found.left_out, found.distrusted) == (23, 1, 1)
+    assert found.verdict.endswith(" 1 layer was left out. 1 of these 23 exponents is not to be trusted.")
+    strict = fit_depth_law(holes, trusted_only=True)
+    assert (strict.layers, strict.left_out, strict.distrusted) == (22, 2, 0)
+
+
+def test_an_image_that_is_no_layer_is_neither_left_out_nor_distrusted():
+    drawn = profile(LAWS["linear"], depth=DEPTH - 1)
+    drawn = doubted(replace(drawn, kinds=("image", *drawn.kinds[1:])), 0)
+    for trusted_only in (True, False):
+        found = fit_depth_law(drawn, trusted_only=trusted_only)
+        assert (found.layers, found.left_out, found.distrusted) == (23, 0, 0)
+    asked_for = fit_depth_law(drawn, with_image=True)
+    assert (asked_for.layers, asked_for.distrusted) == (24, 1)
+
+
+def test_of_layers_of_which_fewer_than_4_are_trusted_there_is_no_trusted_law():
+    drawn = doubted(profile(LAWS["linear"]), *range(3, LAYERS))
+    with pytest.raises(ValueError, match=r"'made up' has 3 layers with an alpha to be trusted; .* rivals need 4"):
+        fit_depth_law(drawn, trusted_only=True)
+    assert fit_depth_law(drawn).distrusted == 21
+
+
 def test_draws_and_folds_with_a_missing_alpha_are_left_out():
     drawn = drawn_from(LAWS["linear"], 14)
     draws, folds = drawn.draws.clone(), drawn.folds.clone()
@@ -468,3 +623,18 @@ def test_laws_lie_side_by_side_in_a_table():
     assert table.loc["stairs", "stage 2"] == pytest.approx(-0.05)
     assert table.loc["line", ["stage 2", "stage 3"]].isna().all()
     assert table.loc["line", "stands"] == "linear"
+
+
+def test_the_table_says_where_alpha_ends():
+    alpha = LAWS["linear"].clone()
+    alpha[-1] = math.nan
+    laws = {
+        "all": fit_depth_law(profile(LAWS["linear"])),
+        "without the last": fit_depth_law(profile(alpha)),
+        "trusted": fit_depth_law(doubted(profile(LAWS["linear"]), 23, 22), trusted_only=True),
+    }
+    table = law_table(laws)
+    assert table["last"].tolist() == [0.5, *(float(LAWS["linear"][i]) for i in (22, 21))]
+    columns = ["slope", "lower", "upper", "r_squared", "last", "stage 1", "stands"]
+    assert list(table.columns) == columns
+    assert table["r_squared"].tolist() == pytest.approx([1, 1, 1])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spectralkd_nb.depth_law import simulations
+from spectralkd_nb.depth_law.fits import Line, line_through
 from spectralkd_nb.depth_law.profiles import exponent_profile
 from spectralkd_nb.depth_law.simulations import (
     BAND,
@@ -98,6 +99,15 @@ def test_the_prediction_is_the_recursions_of_the_same_setting():
         assert torch.equal(found, expected)
     # Neither width nor images nor seed is anything to the theory of wide layers.
     assert torch.equal(predict(TINY), predict(replace(TINY, inputs=9, width=9, images=9, seed=9)))
+
+
+@pytest.mark.parametrize("sizes", [{"inputs": 3}, {"inputs": 256}, {"inputs": 4, "width": 5}])
+def test_there_is_no_prediction_where_the_first_layer_has_no_skip_and_the_others_do(sizes):
+    for skip in (True, False):
+        with pytest.raises(ValueError, match="with post_activation the recursion wants as many inputs as channels"):
+            predict(Setting(skip=skip, post_activation=True, **sizes))
+    # Of skips that end before the ReLU the first layer has none, whatever the sizes.
+    assert torch.equal(predict(Setting(skip=True, **sizes)), predict(Setting(skip=True)))
 
 
 def test_a_wide_network_goes_where_the_prediction_says():
@@ -242,3 +252,60 @@ def test_stored_wide_networks_went_where_the_prediction_says():
     for setting in (Setting(width=256, depth=12), Setting(skip=True), Setting(correlation=0.2)):
         gap = stored_simulations(setting).mean(0) - predict(setting)
         assert gap.abs().max() < 0.12
+
+
+# What lesson 3 says of the stored networks. The bounds leave room for a table that is made again on another machine.
+WIDE = Setting(width=256, depth=12)
+
+
+def through(alphas: torch.Tensor) -> Line:
+    """The line through alpha over layers 0, 1, 2, ..."""
+    return line_through(torch.arange(len(alphas)), alphas)
+
+
+def gap(setting: Setting) -> float:
+    """How far from the prediction the mean over seeds is, where it is farthest."""
+    return float((stored_simulations(setting).mean(0) - predict(setting)).abs().max())
+
+
+def test_in_a_wide_network_of_white_kernels_alpha_falls_along_a_line():
+    found = stored_simulations(WIDE)
+    assert found.shape == (3, 13)
+    for alphas in found:
+        line = through(alphas)
+        assert line.r_squared >= 0.97
+        assert -0.14 < line.slope < -0.12
+        assert float(alphas[0]) == pytest.approx(2, abs=0.02)
+        assert 0.4 < float(alphas[-1]) < 0.65
+
+
+def test_the_wide_network_is_where_the_recursion_says_at_every_depth():
+    assert gap(WIDE) < 0.07
+
+
+def test_the_wider_a_network_and_the_more_its_inputs_the_nearer_it_is_to_the_recursion():
+    gaps = [gap(replace(WIDE, width=width)) for width in (16, 64, 256)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gap(replace(WIDE, inputs=3)) > 2 * gap(WIDE)
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.3])
+def test_with_skips_that_end_before_the_relu_low_passes_make_alpha_rise_along_a_line(correlation):
+    found = stored_simulations(Setting(correlation=correlation, depth=12, skip=True, post_activation=True))
+    assert len(found) == 3
+    assert (found[:, -1] - found[:, 0] > 0.2).all()
+    mean = through(found.mean(0))
+    assert mean.slope > 0.02
+    assert mean.r_squared >= 0.95
+
+
+def test_between_a_correlation_of_a_tenth_and_of_a_fifth_alpha_turns_from_falling_to_rising():
+    def change(correlation: float) -> torch.Tensor:
+        found = stored_simulations(Setting(correlation=correlation, depth=12))
+        assert len(found) == 3
+        return found[:, -1] - found[:, 0]
+
+    assert (change(0.1) < 0).all()
+    assert (change(0.2) > 0).all()
+    means = [float(change(correlation).mean()) for correlation in simulations.CORRELATIONS]
+    assert means == sorted(means)

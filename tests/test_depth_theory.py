@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.depth_law.theory import (
     ESTIMATORS,
     depth_recursion,
+    filter_gains,
     kernel_transfer,
     linear_filter_gain,
     random_kernel_transfer,
     transfer_gain,
 )
-from spectralkd_nb.networks import RandomNetwork, draw_kernels, reestimate_batch_norm
+from spectralkd_nb.networks import RandomNetwork, build, draw_kernels, list_layers, reestimate_batch_norm
 from spectralkd_nb.operations import BINOMIAL, BOX, after_filter, after_relu, power_law_power, predicted_exponent
 from spectralkd_nb.pictures import power_law_field
 from spectralkd_nb.spectra import mode_frequencies, mode_weights, power_spectrum, rings_of
@@ -140,6 +142,25 @@ def test_kernels_that_cannot_be_are_refused():
             kernel_transfer(torch.ones(5, 5), size)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 3, 3), (3, 0, 3, 3), (0, 3), (2, 2, 3, 0)])
+def test_kernels_without_a_tap_are_refused(shape):
+    with pytest.raises(ValueError, match=rf"weights of shape {re.escape(str(shape))} are empty, or hold NaN"):
+        kernel_transfer(torch.ones(shape), 16)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_single_tap_that_is_no_number_is_refused(value):
+    weights = noise(4, 3, 3, 3)
+    weights[2, 1, 0, 2] = value
+    for asked in (kernel_transfer, linear_filter_gain):
+        with pytest.raises(ValueError, match=r"shape \(4, 3, 3, 3\) are empty, or hold NaN or infinite values"):
+            asked(weights, 16)
+    network = build("resnet8", 10)
+    network.layer2[0].conv1.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="hold NaN or infinite values"):
+        filter_gains(network, 16)
+
+
 # --- kappa --------------------------------------------------------------------------------------
 
 
@@ -241,6 +262,45 @@ def test_a_gain_that_cannot_be_found_says_why():
             linear_filter_gain(BINOMIAL, SIZE, band)
     # The mean of a map has no place on a logarithmic axis.
     assert linear_filter_gain(BINOMIAL, SIZE, (0, 0.35)) == linear_filter_gain(BINOMIAL, SIZE, (1e-9, 0.35))
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 64, "band": (0.05, 0.3)}, {"estimator": "rings"}])
+@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1", "vgg8x0.0625", "plain20"])
+def test_the_gains_of_a_network_are_those_of_its_kernels_in_its_order(name, options):
+    network = build(name, 10)
+    found = filter_gains(network, **options)
+    kernels = {
+        layer.path: network.get_submodule(layer.path) for layer in list_layers(network) if layer.kind == "Conv2d"
+    }
+    assert list(found) == [path for path, module in kernels.items() if module.kernel_size != (1, 1)]
+    for path, gain in found.items():
+        assert gain == linear_filter_gain(kernels[path].weight, **options)
+
+
+def test_the_gains_of_a_network_leave_out_what_has_one_tap_or_is_no_convolution():
+    one_tap, row, square = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, (1, 3)), nn.Conv2d(4, 4, 3, groups=2)
+    along_time, dense, norm = nn.Conv1d(4, 4, 3), nn.Linear(4, 4), nn.BatchNorm2d(4)
+    network = nn.Sequential(one_tap, norm, nn.Sequential(row, nn.ReLU()), square, along_time, dense)
+    found = filter_gains(network, 32)
+    assert list(found) == ["2.0", "3"]
+    assert found["3"] == linear_filter_gain(square.weight, 32)
+    resnet = build("resnet8", 10)
+    assert resnet.layer2[0].downsample[0].kernel_size == (1, 1)
+    assert "layer2.0.downsample.0" not in filter_gains(resnet, 32)
+    assert filter_gains(one_tap) == filter_gains(dense) == {}
+
+
+def test_the_gains_of_a_network_neither_change_it_nor_ask_for_its_mode():
+    network = build("resnet8", 10).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = filter_gains(network, 32)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert found == filter_gains(network.eval(), 32)
+    assert all(type(gain) is float for gain in found.values())
+    with torch.no_grad():
+        network.conv1.weight.mul_(-3)
+    assert filter_gains(network, 32) == pytest.approx(found, abs=1e-6)
 
 
 # --- the recursion ------------------------------------------------------------------------------
@@ -383,6 +443,23 @@ def test_the_mean_that_batch_norm_takes_off_makes_relus_linear_where_it_stays():
 def test_power_and_transfers_are_to_be_of_one_grid():
     with pytest.raises(ValueError, match=r"T has shape \(32, 17\) and power \(64, 33\); take one grid for both"):
         depth_recursion(power_law_power(64, 2.0), [random_kernel_transfer(32)])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [(0, 0), (5, 7)])
+def test_power_that_is_no_number_is_refused(value, place):
+    power = power_law_power(32, 2.0)
+    power[place] = value
+    for transfers in (0, 3, [random_kernel_transfer(32)]):
+        with pytest.raises(ValueError, match="power holds NaN or infinite values"):
+            depth_recursion(power, transfers)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_recursion_without_a_skip_has_no_place_where_it_ends(layers):
+    with pytest.raises(ValueError, match="post_activation says where a skip ends; set skip=True too"):
+        depth_recursion(power_law_power(32, 2.0), layers, post_activation=True)
+    assert len(depth_recursion(power_law_power(32, 2.0), layers, skip=True, post_activation=True)) == layers + 1
 
 
 # --- networks that the theory is about ----------------------------------------------------------

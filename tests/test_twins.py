@@ -1,4 +1,4 @@
-"""Networks as they would be otherwise: with other statistics, without batch norm, untrained; the original stays."""
+"""Networks as they would be otherwise: other statistics, no batch norm, no frame, untrained; the original stays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectralkd_nb.networks import (
     build,
@@ -14,6 +15,7 @@ from spectralkd_nb.networks import (
     reestimate_batch_norm,
     shipped_networks,
     untrained_twin,
+    with_circular_padding,
     without_batch_norm,
 )
 from spectralkd_nb.networks.twins import NORMS
@@ -160,6 +162,98 @@ def test_a_batch_norm_that_is_used_twice_goes_twice():
     shared = nn.BatchNorm2d(3)
     network = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared), shared)
     assert not norms(without_batch_norm(network))
+
+
+# --- without a frame ----------------------------------------------------------------------------
+
+
+def whole_numbers(*shape: int, seed: int = 0) -> Tensor:
+    """So that every sum of products is exact, in whatever order it is taken."""
+    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def stack_of_convolutions() -> nn.Module:
+    """Stride 1, one size throughout, and 6 pixels in sight to either side.
+
+    With a dilation, groups, a kernel that is not square, one tap, and padding by name.
+    """
+    options = {"dtype": torch.float64}
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, **options),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2, **options),
+        nn.Sequential(nn.Conv2d(4, 4, (1, 5), padding=(0, 2), **options), nn.ReLU()),
+        nn.Conv2d(4, 4, 3, padding="same", **options),
+        nn.Conv2d(4, 2, 1, **options),
+    )
+    for seed, parameter in enumerate(network.parameters()):
+        parameter.data = whole_numbers(*parameter.shape, seed=seed)
+    return network
+
+
+def modes_of_padding(network: nn.Module) -> set[str]:
+    return {module.padding_mode for module in network.modules() if isinstance(module, nn.Conv2d)}
+
+
+@pytest.mark.parametrize("shift", [(1, 0), (0, -3), (5, 7)])
+def test_with_circular_padding_what_is_rolled_in_comes_out_rolled(shift):
+    network, images = stack_of_convolutions(), whole_numbers(2, 3, 12, 16, seed=9)
+    circular = with_circular_padding(network)
+    with torch.no_grad():
+        rolled = circular(images.roll(shift, (-2, -1)))
+        assert torch.equal(rolled, circular(images).roll(shift, (-2, -1)))
+        framed = network(images.roll(shift, (-2, -1)))
+        assert not torch.equal(framed, network(images).roll(shift, (-2, -1)))  # zeros stay where they are
+
+
+def test_circular_padding_is_that_of_a_picture_that_goes_on_all_around():
+    network, images = stack_of_convolutions(), whole_numbers(2, 3, 16, 16, seed=9)
+    with torch.no_grad():
+        found, framed, tiled = (
+            with_circular_padding(network)(images),
+            network(images),
+            network(images.repeat(1, 1, 3, 3)),
+        )
+    assert torch.equal(found, tiled[..., 16:32, 16:32])
+    assert torch.equal(found[..., 6:10, 6:10], framed[..., 6:10, 6:10])  # far from the border nothing is different
+
+
+def test_circular_padding_stays_with_strides_and_takes_the_place_of_other_kinds():
+    images = whole_numbers(1, 3, 8, 8)
+    for kind in ("zeros", "reflect", "replicate", "circular"):
+        convolution = nn.Conv2d(3, 2, 3, stride=2, padding=1, bias=False, padding_mode=kind, dtype=torch.float64)
+        convolution.weight.data = whole_numbers(2, 3, 3, 3)
+        expected = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="circular"), convolution.weight, stride=2)
+        assert torch.equal(with_circular_padding(convolution)(images), expected)
+    bare = nn.Conv2d(3, 2, 3, dtype=torch.float64)  # pads nothing, in whatever way
+    assert torch.equal(with_circular_padding(bare)(images), bare(images))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1", "vgg8x0.125"])
+def test_with_circular_padding_there_is_a_copy_and_the_original_still_pads_with_zeros(name, training):
+    network, images = build(name, 10).train(training), pictures(2)
+    before, modes = copy.deepcopy(network), [module.training for module in network.modules()]
+    circular = with_circular_padding(network)
+    assert modes_of_padding(network) == {"zeros"}
+    assert modes_of_padding(circular) == {"circular"}
+    assert same(network, before)
+    assert same(circular, network)
+    assert [module.training for module in network.modules()] == modes
+    assert [module.training for module in circular.modules()] == modes
+    assert circular.info == network.info
+    own = {parameter.data_ptr() for parameter in network.parameters()}
+    assert own.isdisjoint(parameter.data_ptr() for parameter in circular.parameters())
+    with torch.no_grad():
+        expected, framed, wrapped = (one.eval()(images) for one in (before, network, circular))
+    assert torch.equal(framed, expected)
+    assert not torch.equal(framed, wrapped)
+
+
+def test_with_circular_padding_maps_of_one_pixel_are_no_error():
+    network = with_circular_padding(build("vgg8x0.0625", 10).eval())
+    with torch.no_grad():
+        assert network(pictures(2, size=8)).isfinite().all()
 
 
 # --- before training ----------------------------------------------------------------------------

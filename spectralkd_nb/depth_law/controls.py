@@ -30,11 +30,11 @@ def control_profiles(
     - "as measured": nothing.
     - "white noise", "dead leaves": other pictures, of the same size. White noise has alpha = 0.
     - "noise, circular": white noise, and convolutions that wrap around instead of padding with zeros.
-    - "settled": batch norms with the statistics of these very pictures.
+    - "re-estimated": batch norms with the statistics of these very pictures.
     - "normalised": each map divided by its own variance before the average.
     - "edges none": no edge treatment. "crop": without the outermost 3 pixels of each map. "band": 0.1 to 0.35 cycles a
       pixel.
-    - "untrained": the twin before training, batch norms settled. "no norm": the same without batch norms.
+    - "untrained": the twin before training, its batch norms re-estimated. "no norm": the same without batch norms.
 
     Args:
         network: made by `build`. pictures: (N, 3, H, W), values 0..1. groups: see `exponent_profile`.
@@ -59,7 +59,7 @@ def control_profiles(
         "white noise": profile(given=noise),
         "noise, circular": profile(with_circular_padding(network), noise),
         "dead leaves": profile(given=leaves),
-        "settled": profile(reestimate_batch_norm(network, images)),
+        "re-estimated": profile(reestimate_batch_norm(network, images)),
         "normalised": profile(average="normalised"),
         "edges none": profile(edges="none"),
         "crop": profile(crop=BORDER),

@@ -136,7 +136,8 @@ class DepthLaw:
         if self.left_out:
             sentences.append(f"{_counted(self.left_out, 'layer')} {'was' if self.left_out == 1 else 'were'} left out.")
         if self.distrusted:
-            sentences.append(f"{self.distrusted} of these {self.layers} exponents are not to be trusted.")
+            verb = "is" if self.distrusted == 1 else "are"
+            sentences.append(f"{self.distrusted} of these {self.layers} exponents {verb} not to be trusted.")
         return " ".join(sentences)
 
     def rival(self, name: str) -> DepthRival:
@@ -402,7 +403,7 @@ def _usable_layers(profile: ExponentProfile, unit: str, with_image: bool, truste
     indices = used.nonzero().flatten().tolist()
     if len(indices) < FEWEST_LAYERS:
         raise ValueError(
-            f"{profile.name!r} has {_counted(len(indices), 'layer')} with an alpha; "
+            f"{profile.name!r} has {_counted(len(indices), 'layer')} with an alpha{' to be trusted' * trusted_only}; "
             f"a line and its rivals need {FEWEST_LAYERS}"
         )
     x = (profile.depth if unit == "layers" else profile.blocks)[used].double()

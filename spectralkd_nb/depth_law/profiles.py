@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spectralkd_nb.activations import IMAGE, ActivationSpectra, activation_spectra, block_paths
 from spectralkd_nb.networks import Layer, list_layers
-from spectralkd_nb.spectra import FEWEST_IMAGES, RadialSpectrum, fit_power_law
+from spectralkd_nb.spectra import FEWEST_IMAGES, RadialSpectrum, SpectralExponent, fit_power_law, reasons_to_distrust
 
 if TYPE_CHECKING:
     import pandas
@@ -187,12 +187,17 @@ def profile_of(
         grid=tuple(layer.grid for layer in chosen),
         bands=tuple(bands),
         alpha=torch.tensor([f.alpha for f in found], dtype=torch.float64),
-        reasons=tuple(f.reasons for f in found),
+        reasons=tuple(_reasons(f) for f in found),
         draws=torch.where(known, draws, math.nan),
         folds=torch.where(known, folds, math.nan),
         images=spectra.images,
         groups=count,
     )
+
+
+def _reasons(found: SpectralExponent) -> tuple[str, ...]:
+    """What speaks against a spectrum; that images are few is a matter of the whole profile, which says so itself."""
+    return found.reasons if found.fit is None else reasons_to_distrust(FEWEST_IMAGES, found.spectrum, found.fit)
 
 
 def _blocks_so_far(model: nn.Module, shape: tuple[int, int, int], chosen: Sequence[Layer]) -> list[int]:

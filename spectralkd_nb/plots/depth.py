@@ -44,8 +44,8 @@ def depth_profile(
     _shade_stages(axis, next(iter(profiles.values())))
     axis.set(xlabel=DEPTH_AXIS, ylabel=ALPHA_AXIS, title=title)
     axis.legend(loc="best", fontsize=9)
-    said = [f"{label}: {laws[label] if label in laws else _ends(profile)}" for label, profile in profiles.items()]
-    return CaptionedFigure(figure, " ".join(text if text.endswith(".") else f"{text}." for text in said))
+    said = [f"{label}: {_in_short(laws.get(label), profile)}" for label, profile in profiles.items()]
+    return CaptionedFigure(figure, f"{'; '.join(said)}.")
 
 
 def _draw_profiles(axis, profiles: Mapping[str, ExponentProfile]) -> None:
@@ -113,13 +113,15 @@ def profile_gallery(
         axis.set(title=name, xlabel="depth, layers", ylabel=ALPHA_AXIS)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
     said = [
-        f"{name}: {_in_short(laws[name]) if name in laws else _ends(next(iter(profiles.values())))}"
-        for name, profiles in networks.items()
+        f"{name}: {_in_short(laws.get(name), next(iter(profiles.values())))}" for name, profiles in networks.items()
     ]
     return CaptionedFigure(figure, f"Dashed, one line; solid, the best other law that stands. {'; '.join(said)}.")
 
 
-def _in_short(law: DepthLaw) -> str:
+def _in_short(law: DepthLaw | None, profile: ExponentProfile) -> str:
+    """Few enough words for a slider's caption; the verdict is the law's own."""
+    if law is None:
+        return _ends(profile)
     stands = law.decided or f"undecided ({', '.join(law.standing)})"
     return f"{stands}, {law.slope:+.3f} a layer, R2 {law.r_squared:.2f}"
 

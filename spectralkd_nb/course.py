@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -272,9 +273,9 @@ def check_still_point(correlation: float | None) -> Verdict:
     """
     if correlation is None:
         return _open("3.1", "replace None by a correlation between 0 and 0.5")
-    if not isinstance(correlation, float | int) or not -1 < correlation < 1:
+    if not isinstance(correlation, Real) or not -1 < correlation < 1:
         return _wrong("3.1", f"{correlation!r} is no correlation; it lies between 0 and 0.5")
-    alphas = depth_law.predict(depth_law.Setting(alpha=1.0, correlation=correlation, depth=12))
+    alphas = depth_law.predict(depth_law.Setting(alpha=1.0, correlation=float(correlation), depth=12))
     start, end = float(alphas[0]), float(alphas[-1])
     if abs(end - start) > 0.03:
         way = "falls" if end < start else "rises"
@@ -290,7 +291,7 @@ def check_halved(layers: int | None) -> Verdict:
     """
     if layers is None:
         return _open("3.2", "replace None by a whole number")
-    if not isinstance(layers, int):
+    if not isinstance(layers, Integral) or isinstance(layers, bool):
         return _wrong("3.2", f"{layers!r} is no whole number")
     alphas = depth_law.predict(depth_law.Setting(alpha=2.6, depth=20))
     below = int((alphas < alphas[0] / 2).nonzero()[0])
@@ -310,9 +311,12 @@ def check_straight_fall(setting: depth_law.Setting | None) -> Verdict:
         return _open("3.3", "replace None by a Setting(...)")
     if not isinstance(setting, depth_law.Setting):
         return _wrong("3.3", "a Setting(...) is asked for")
-    if setting.depth < 12:
+    try:
+        alphas = depth_law.predict(setting)
+    except (ValueError, TypeError, OverflowError) as error:
+        return _wrong("3.3", str(error))
+    if len(alphas) < 13:
         return _wrong("3.3", f"{setting.depth} layers are not 12")
-    alphas = depth_law.predict(setting)
     line = depth_law.line_through(torch.arange(len(alphas)), alphas)
     found = f"alpha moves by {line.slope:+.3f} a layer, R2 {line.r_squared:.4f}"
     return _right("3.3", found) if line.slope <= -0.05 and line.r_squared >= 0.998 else _wrong("3.3", found)

@@ -199,7 +199,6 @@ def test_one_number_of_layers_is_right_and_of_the_others_alpha_is_told():
 
 
 @pytest.mark.parametrize("answer", [True, False])
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="alphas[True] is no number: check_halved lets bool through")
 def test_a_yes_or_a_no_is_no_number_of_layers(answer):
     refused(course.check_halved(answer), "3.2")
 
@@ -249,9 +248,6 @@ def test_a_network_whose_alpha_does_not_fall_along_a_line_is_told_how_it_moves(s
         {"correlation": "0.1"},
     ],
     ids=repr,
-)
-@pytest.mark.xfail(
-    strict=True, raises=(ValueError, TypeError), reason="check_straight_fall hands on what predict raises"
 )
 def test_a_setting_that_theory_has_nothing_to_say_of_is_told_so(options):
     refused(course.check_straight_fall(Setting(**{"depth": 12, **options})), "3.3")

@@ -215,8 +215,8 @@ def test_layers_are_told_with_their_numbers(figures):
 def test_a_profile_is_told_by_its_law_or_by_its_ends(figures):
     law = fit_depth_law(profile())
     assert law.decided == "linear"
-    told = f"trained: linear, {law.slope:+.3f} a layer, R2 {law.r_squared:.2f}; untrained: alpha goes from 2.50 to 0.81."
-    assert figures["depth_profile"].caption == told
+    trained = f"linear, {law.slope:+.3f} a layer, R2 {law.r_squared:.2f}"
+    assert figures["depth_profile"].caption == f"trained: {trained}; untrained: alpha goes from 2.50 to 0.81."
     assert plots.depth_profile({"a": profile()}).caption == "a: alpha goes from 2.50 to 2.61."
     assert plots.depth_profile({"a": profile(dead=tuple(range(13)))}).caption == "a: no layer has an alpha."
 

@@ -22,7 +22,7 @@ def draw_kernels(outputs: int, inputs: int, correlation: float = 0.0, shared: fl
     Returns:
         (outputs, inputs, 3, 3), each tap of variance 2 / (9 inputs); drawn from torch's generator.
     """
-    if shared < 0:
+    if not shared >= 0:
         raise ValueError(f"shared={shared:g} is a deviation; give 0 or more")
     root = torch.linalg.cholesky(tap_covariance(correlation))
     taps = root.float() @ torch.randn(outputs, inputs, SIDE, SIDE) @ root.float().T

@@ -59,19 +59,21 @@ def with_circular_padding(network: nn.Module) -> nn.Module:
     return network
 
 
-def untrained_twin(network: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+def untrained_twin(network: nn.Module, images: Tensor, seed: int | None = None) -> nn.Module:
     """The network as it was before training, its batch norms settled on these images.
 
-    The same name, number of classes and, if the seed is that on its card, the very weights that training began with.
+    The same name, number of classes and, unless another seed is asked for, the very weights that training began with.
 
     Args:
-        network: made by `build`, whose `info` says its name. images: see `reestimate_batch_norm`. seed: of the weights.
+        network: made by `build`, whose `info` says its name. images: see `reestimate_batch_norm`. seed: of the weights; if
+            None that on the network's card, or 0 without a card.
 
     Raises:
         ValueError: a network that does not say its name, or has other parameters than `build` gives to that name.
     """
     if not hasattr(network, "info"):
         raise ValueError("only a network made by build says how to make it again; build your twin, with other weights")
+    seed = (network.info.card or {}).get("seed", 0) if seed is None else seed
     twin = build(network.info.name, network.info.classes, seed=seed)
     if _shapes(twin) != _shapes(network):
         raise ValueError(

@@ -65,8 +65,8 @@ def untrained_twin(network: nn.Module, images: Tensor, seed: int | None = None) 
     The same name, number of classes and, unless another seed is asked for, the very weights that training began with.
 
     Args:
-        network: made by `build`, whose `info` says its name. images: see `reestimate_batch_norm`. seed: of the weights; if
-            None that on the network's card, or 0 without a card.
+        network: made by `build`, whose `info` says its name. images: see `reestimate_batch_norm`.
+        seed: of the weights; if None that on the network's card, or 0 without a card.
 
     Raises:
         ValueError: a network that does not say its name, or has other parameters than `build` gives to that name.

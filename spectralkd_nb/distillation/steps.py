@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralkd_nb.losses.logits import soft_target_loss
+from spectralkd_nb.losses.logits import softened_divergence
 
 Terms = dict[str, Tensor]
 Step = Callable[[nn.Module, nn.Module | None, Tensor, Tensor], tuple[Tensor, Terms]]
@@ -42,7 +42,7 @@ class SoftTargets(nn.Module):
     """Learning from labels and from a teacher's softened outputs (Hinton et al. 2015, arXiv 1503.02531).
 
     Args:
-        temperature: T of `soft_target_loss`.
+        temperature: T of `kd_loss`.
     """
 
     def __init__(self, temperature: float = 4.0) -> None:
@@ -57,7 +57,7 @@ class SoftTargets(nn.Module):
         logits = student(images)
         return logits, {
             "cross-entropy": F.cross_entropy(logits, labels),
-            "soft targets": soft_target_loss(logits, teacher(images), self.temperature),
+            "soft targets": softened_divergence(logits, teacher(images), self.temperature),
         }
 
     def extra_repr(self) -> str:

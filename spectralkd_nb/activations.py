@@ -191,6 +191,26 @@ class ActivationSpectra:
         """Mean variance of the maps, over all images and channels."""
         return self.sums[self.layer(path).path].variance / self.images
 
+    def fit(
+        self, path: str, average: str = "pooled", band: tuple[float, float] | None = None, method: str = "whittle"
+    ) -> tuple[PowerLawFit | None, str]:
+        """The power law of a layer over all images; or None, and in words why it has none.
+
+        Args, errors: those of `exponent`, which adds an interval and the reasons to distrust it.
+        """
+        spectrum = self.spectrum(path, average)
+        low, high = band = self.band(path) if band is None else band
+        if self.dead_share(path) == 1:
+            return None, "all maps are constant, and a constant has no exponent"
+        rings = int(((spectrum.frequency >= low) & (spectrum.frequency <= high)).sum())
+        if rings < 2:
+            found = "no ring lies" if rings == 0 else "a single ring lies"
+            return None, f"{found} between {low:.3f} and {high:.3f} cycles a pixel, and a line needs 2"
+        fit = fit_power_law(spectrum, band, method)
+        if math.isnan(fit.alpha):
+            return None, "a ring of the band has no power, or nearly all of it, so no law fits"
+        return fit, ""
+
     def exponent(
         self,
         path: str,
@@ -218,23 +238,13 @@ class ActivationSpectra:
         if resamples < 1:
             raise ValueError(f"resamples={resamples} draws nothing; give 1 or more")
         spectrum = self.spectrum(path, average)
-        low, high = band = self.band(path) if band is None else band
+        band = self.band(path) if band is None else band
         kept = self.per_image(path, average)
         rows = kept.power[~kept.power.isnan().any(-1)]
         images = self.sums[path].images[AVERAGES.index(average)]
-
-        def no_exponent(reason: str) -> SpectralExponent:
-            return SpectralExponent(math.nan, (math.nan, math.nan), images, (reason,), None, spectrum)
-
-        if self.dead_share(path) == 1:
-            return no_exponent("all maps are constant, and a constant has no exponent")
-        rings = int(((spectrum.frequency >= low) & (spectrum.frequency <= high)).sum())
-        if rings < 2:
-            found = "no ring lies" if rings == 0 else "a single ring lies"
-            return no_exponent(f"{found} between {low:.3f} and {high:.3f} cycles a pixel, and a line needs 2")
-        fit = fit_power_law(spectrum, band, method)
-        if math.isnan(fit.alpha):
-            return no_exponent("a ring of the band has no power, or nearly all of it, so no law fits")
+        fit, why_not = self.fit(path, average, band, method)
+        if fit is None:
+            return SpectralExponent(math.nan, (math.nan, math.nan), images, (why_not,), None, spectrum)
         if len(rows) > 1:
             interval = bootstrap_interval(replace(spectrum, power=rows), band, method, resamples, seed)
         else:

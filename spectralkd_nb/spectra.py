@@ -875,6 +875,13 @@ def _is_constant(maps: Tensor) -> bool:
     return bool((maps.var((-2, -1)) <= rounding.square()).all())
 
 
+def bootstrap_counts(items: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each item comes in each draw of as many items with replacement: (resamples, items) float64."""
+    drawn = torch.randint(items, (resamples, items), generator=generator)
+    counts = torch.zeros(resamples, items, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+
+
 def bootstrap_interval(
     per_image: RadialSpectrum, band: tuple[float, float] | None, method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
@@ -888,9 +895,7 @@ def bootstrap_interval(
     generator = torch.Generator().manual_seed(seed)
 
     def resampled_alphas(n: int) -> Tensor:
-        drawn = torch.randint(len(power), (n, len(power)), generator=generator)
-        counts = torch.zeros(n, len(power), dtype=torch.float64)
-        counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        counts = bootstrap_counts(len(power), n, generator)
         return fit_power_law(replace(on_cpu, power=counts @ power / len(power)), band, method).alpha
 
     # In blocks, so that many images do not need a table of images x resamples.

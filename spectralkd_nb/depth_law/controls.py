@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
 from spectralkd_nb.depth_law.profiles import ExponentProfile, exponent_profile
-from spectralkd_nb.networks import (
-    build,
-    reestimate_batch_norm,
-    untrained_twin,
-    with_circular_padding,
-    without_batch_norm,
-)
+from spectralkd_nb.networks import reestimate_batch_norm, untrained_twin, with_circular_padding, without_batch_norm
 from spectralkd_nb.pictures import dead_leaves
 
 BORDER = 3  # pixels
@@ -48,7 +42,6 @@ def control_profiles(
     leaves = normalise(dead_leaves((height, width), made_up, generator=generator)[:, None].expand(-1, 3, -1, -1))
     images = normalise(pictures)
     twin = untrained_twin(network, images)
-    bare = without_batch_norm(build(network.info.name, network.info.classes))
 
     def profile(other: nn.Module = network, given: Tensor = images, **changed: Any) -> ExponentProfile:
         settings = {"groups": groups if given is images else 1, "name": network.info.name}
@@ -65,7 +58,7 @@ def control_profiles(
         "crop": profile(crop=BORDER),
         "band": profile(band=OTHER_BAND),
         "untrained": profile(twin),
-        "no norm": profile(bare),
+        "no norm": profile(without_batch_norm(twin)),
     }
 
 

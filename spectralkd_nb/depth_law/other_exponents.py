@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectralkd_nb.depth_law.fits import line_through
+
 FEWEST = 8  # channels, or eigenvalues of the weights
 ROUNDING = 8  # units in the last place: what varies no more than this does not vary
 
@@ -70,7 +72,7 @@ def eigenspectrum_exponent(maps: Tensor, ranks: tuple[int, int] | None = None) -
             f"give ranks up to {varying}, or more samples"
         )
     rank = torch.arange(first, last + 1, dtype=torch.float64)
-    return -_slope(rank.log(), values[first - 1 : last].log())
+    return -line_through(rank.log(), values[first - 1 : last].log()).slope
 
 
 def _checked(values: Tensor, name: str, wanted: str) -> Tensor:
@@ -109,11 +111,6 @@ def _eigenvalues_of_channels(maps: Tensor) -> tuple[Tensor, float]:
     of_maps = (ROUNDING * torch.finfo(maps.dtype).eps) ** 2 * square
     of_solver = len(values) * torch.finfo(torch.float64).eps * float(values[0])
     return values, max(of_maps, of_solver)
-
-
-def _slope(x: Tensor, y: Tensor) -> float:
-    x = x - x.mean()
-    return float((x * y).sum() / x.square().sum())
 
 
 # --- the eigenvalues of weights ------------------------------------------------------------------

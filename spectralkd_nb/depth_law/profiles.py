@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spectralkd_nb.activations import IMAGE, ActivationSpectra, activation_spectra, block_paths
 from spectralkd_nb.networks import Layer, list_layers
-from spectralkd_nb.spectra import FEWEST_IMAGES, RadialSpectrum, SpectralExponent, fit_power_law, reasons_to_distrust
+from spectralkd_nb.spectra import FEWEST_IMAGES, RadialSpectrum, bootstrap_counts, fit_power_law, reasons_to_distrust
 
 if TYPE_CHECKING:
     import pandas
@@ -79,6 +79,7 @@ class ExponentProfile:
         """
         import pandas as pd
 
+        lower, upper = self.interval.T.tolist()
         table = pd.DataFrame(
             {
                 "path": self.paths,
@@ -89,8 +90,8 @@ class ExponentProfile:
                 "height": [height for height, _ in self.grid],
                 "width": [width for _, width in self.grid],
                 "alpha": self.alpha.tolist(),
-                "lower": self.interval[:, 0].tolist(),
-                "upper": self.interval[:, 1].tolist(),
+                "lower": lower,
+                "upper": upper,
                 "low": [low for low, _ in self.bands],
                 "high": [high for _, high in self.bands],
                 "trusted": [not reasons for reasons in self.reasons],
@@ -169,14 +170,14 @@ def profile_of(
     chosen = spectra.layers
     paths = [layer.path for layer in chosen]
     depth = [layer.depth for layer in chosen]
-    # Its own interval is not wanted: one draw is the fewest.
-    found = [spectra.exponent(path, average, band, resamples=1) for path in paths]
+    found = [spectra.fit(path, average, band) for path in paths]
     bands = [band or spectra.band(path) for path in paths]
     rows = [spectra.per_image(path, average) for path in paths]
     of_image = _groups(groups, spectra.images)
     count = int(of_image.max()) + 1
     draws, folds = _resampled(rows, bands, of_image[: len(rows[0].power)], resamples, seed)
-    known = torch.tensor([not math.isnan(f.alpha) for f in found])
+    alpha = torch.tensor([math.nan if fit is None else float(fit.alpha) for fit, _ in found], dtype=torch.float64)
+    known = ~alpha.isnan()
     return ExponentProfile(
         name=name,
         paths=tuple(paths),
@@ -186,18 +187,17 @@ def profile_of(
         stage=tuple(None if layer.kind == IMAGE else layer.stage for layer in chosen),
         grid=tuple(layer.grid for layer in chosen),
         bands=tuple(bands),
-        alpha=torch.tensor([f.alpha for f in found], dtype=torch.float64),
-        reasons=tuple(_reasons(f) for f in found),
+        alpha=alpha,
+        # That images are few is a matter of the whole profile, which says so itself.
+        reasons=tuple(
+            (why,) if fit is None else reasons_to_distrust(FEWEST_IMAGES, spectra.spectrum(path, average), fit)
+            for path, (fit, why) in zip(paths, found, strict=True)
+        ),
         draws=torch.where(known, draws, math.nan),
         folds=torch.where(known, folds, math.nan),
         images=spectra.images,
         groups=count,
     )
-
-
-def _reasons(found: SpectralExponent) -> tuple[str, ...]:
-    """What speaks against a spectrum; that images are few is a matter of the whole profile, which says so itself."""
-    return found.reasons if found.fit is None else reasons_to_distrust(FEWEST_IMAGES, found.spectrum, found.fit)
 
 
 def _blocks_so_far(model: nn.Module, shape: tuple[int, int, int], chosen: Sequence[Layer]) -> list[int]:
@@ -249,9 +249,7 @@ def _resampled(
     if count < FEWEST_GROUPS:
         return torch.zeros(0, len(rows), dtype=torch.float64), torch.zeros(0, 2, len(rows), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(count, (resamples, count), generator=generator)
-    times = torch.zeros(resamples, count, dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    times = bootstrap_counts(count, resamples, generator)
     folds = min(FOLDS, count)
     inside = torch.randperm(count, generator=generator) % folds == torch.arange(folds)[:, None]
     parts = torch.stack([~inside, inside], 1).double().flatten(0, 1)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +192,7 @@ def depth_recursion(
     if post_activation and not skip:
         raise ValueError("post_activation says where a skip ends; set skip=True too")
     if isinstance(transfers, int):
-        transfers = list(repeat(torch.full_like(power, 2, dtype=torch.float64), transfers))
+        transfers = [torch.full_like(power, 2, dtype=torch.float64)] * transfers
     covariance = autocovariance(power)
     alphas = [predicted_exponent(power, band).alpha]
     for number, transfer in enumerate(transfers):

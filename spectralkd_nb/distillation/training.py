@@ -214,7 +214,7 @@ class _Loop:
         store: RunStore | None,
         callback: Callback | None,
         checkpoint_seconds: float,
-        keep_epochs: Sequence[int] = (),
+        keep_epochs: Sequence[int],
     ) -> bool:
         """Train to the end. An interrupt is taken between two steps, after a checkpoint.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spectralkd_nb.losses.features import in_full
 from spectralkd_nb.spectra import (
     SMALLEST_SIDE,
     PowerLawFit,
@@ -166,8 +167,7 @@ def _checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             )
     if len(student) != len(teacher):
         raise ValueError(f"{len(student)} images of the student's and {len(teacher)} of the teacher's make no pairs")
-    student, teacher = (x if x.dtype == torch.float64 else x.float() for x in (student, teacher))
-    return student, teacher.detach()
+    return in_full(student, teacher.detach())
 
 
 def _law_shares(height: int, width: int, beta: float) -> Tensor:

@@ -33,8 +33,6 @@ def depth_profile(
         title: of the figure.
     """
     laws = laws or {}
-    if any(law.unit != "layers" for law in laws.values()):
-        raise ValueError("the figure counts depth in layers; fit the laws with unit='layers'")
     figure = Figure(figsize=(WIDTH, 3.9))
     axis = figure.add_axes((0.08, 0.14, 0.9, 0.76))
     _draw_profiles(axis, profiles)
@@ -62,6 +60,8 @@ def _draw_profiles(axis, profiles: Mapping[str, ExponentProfile]) -> None:
 
 
 def _draw_law(axis, law: DepthLaw, colour: str) -> None:
+    if law.unit != "layers":
+        raise ValueError("the figure counts depth in layers; fit the laws with unit='layers'")
     (line,) = law.rival("linear").curves
     axis.plot(*line, color=colour, linestyle="--", lw=1)
     solid = next((name for name in law.standing if name not in ("constant", "linear")), None)

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law.simulations import write_simulations
@@ -15,9 +16,16 @@ from spectralkd_nb.distillation.history import epoch_profiles
 from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
 from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
 from spectralkd_nb.distillation.store import kept_files
+from spectralkd_nb.experiments import compare_methods, finished_runs, planned_runs, run_grid, summary, write_records
+from spectralkd_nb.experiments.plan import read_grid
+from spectralkd_nb.experiments.progress import TerminalGrid
+from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
 from spectralkd_nb.storage import write_whole
+
+if TYPE_CHECKING:
+    import pandas
 
 RECIPE = asdict(Recipe())  # each setting, and what it is unless told otherwise
 
@@ -41,6 +49,19 @@ def main(arguments: list[str] | None = None) -> None:
     profiles.add_argument("folders", type=Path, nargs="+", help="of finished runs that kept epochs")
     profiles.add_argument("--data", required=True, help="what they were trained on: cifar100, an .npz file or a folder")
     profiles.set_defaults(run=lambda options: write_epoch_profiles(options.folders, options.data, options.out))
+    grid = commands.add_parser("grid", help="do the runs of a grid that a store lacks, and compare methods")
+    grid.add_argument("grid", type=Path, help="TOML file; see spectralkd_nb/experiments/plan.py")
+    grid.add_argument("store", type=Path, help="folder of runs, which any number of processes may share")
+    grid.add_argument("--retry", action="store_true", help="try again what has failed before")
+    grid.add_argument("--baseline", help="compare every method with this one, seed by seed")
+    grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
+    grid.set_defaults(run=do_grid)
+    spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
+    spectra.add_argument("grid", type=Path, help="TOML file, with keep_epochs")
+    spectra.add_argument("store", type=Path, help="folder of its finished runs")
+    spectra.add_argument("out", type=Path, help="CSV file to write, one row a ring")
+    spectra.add_argument("--layers", nargs="+", required=True, help="dotted paths, for example layer1 layer2")
+    spectra.set_defaults(run=write_grid_spectra)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -65,9 +86,38 @@ def write_epoch_profiles(folders: list[Path], data: str, out: Path) -> None:
 
     images = open_dataset(data)
     table = pd.concat([epoch_profiles(folder, images) for folder in folders])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, table.to_csv(index=False, float_format="%.4f").encode())
+    write_table(table, out, "%.4f")
     print(f"{len(table)} layers measured -> {out}")
+
+
+def do_grid(options: argparse.Namespace) -> None:
+    """Run a grid to its end and print how its methods compare."""
+    methods = {plan.method for plan in planned_runs(options.grid)}
+    if options.baseline and options.baseline not in methods:  # said before hours of training, and not after
+        raise ValueError(f"no method is called {options.baseline!r}; there are {', '.join(map(repr, sorted(methods)))}")
+    with TerminalGrid() as progress:
+        runs = run_grid(options.grid, options.store, retry=options.retry, callback=progress)
+    finished = runs[runs["state"] == "finished"]
+    print(summary(finished).to_string(index=False, float_format="%.2f"))
+    if options.baseline:
+        print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
+    if options.records:
+        options.records.parent.mkdir(parents=True, exist_ok=True)
+        write_records(finished_runs(options.grid, options.store), options.records)
+        print(f"{len(finished)} runs -> {options.records}")
+
+
+def write_grid_spectra(options: argparse.Namespace) -> None:
+    """What `grid_spectra` finds, to six digits; of the grid's first seed at every kept epoch."""
+    first = read_grid(options.grid)["seeds"][0]
+    table = grid_spectra(options.grid, options.store, options.layers, all_epochs_of=first)
+    write_table(table, options.out, "%.6g")
+    print(f"{len(table)} rings measured -> {options.out}")
+
+
+def write_table(table: pandas.DataFrame, out: Path, form: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, table.to_csv(index=False, float_format=form).encode())
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

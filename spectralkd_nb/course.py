@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from spectralkd_nb import __version__, depth_law, operations, pictures, plots, widgets
+from spectralkd_nb import __version__, data_path, depth_law, losses, operations, pictures, plots, widgets
 from spectralkd_nb.activations import ActivationSpectra
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import Recipe, Run, train
 from spectralkd_nb.distillation.steps import Step
 from spectralkd_nb.distillation.training import default_device
+from spectralkd_nb.experiments import compare_methods, read_records, results_of, run_grid, seeds_needed
 from spectralkd_nb.spectra import fit_power_law, radial_spectrum
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "Lesson",
@@ -26,10 +31,13 @@ __all__ = [
     "check_average_gap",
     "check_band_exponents",
     "check_confidence_step",
+    "check_equal_octaves",
     "check_halved",
     "check_leaf_density",
     "check_phase_noise",
+    "check_planned_seeds",
     "check_relu_loss",
+    "check_shift_blind_loss",
     "check_steep_kernel",
     "check_steps",
     "check_still_point",
@@ -77,6 +85,19 @@ class Lesson:
         run = train(student, data, recipe or Recipe.quick(), **{**settled, **options})
         view.end(str(run))
         return run
+
+    def run_grid(self, grid: Mapping[str, Any] | str | Path, store: str | Path, **options: Any) -> pandas.DataFrame:
+        """`experiments.run_grid` on the lesson's device, behind a table of all runs and the bar of the current one.
+
+        Stop it with the kernel's stop button; the same cell then goes on where it was stopped.
+
+        Args, returns: as for `experiments.run_grid`.
+        """
+        from IPython.display import display
+
+        view = widgets.GridView()
+        display(view)
+        return run_grid(grid, store, **{"device": self.device, "callback": view, **options})
 
 
 def start(profile: str | None = None, seed: int = 0) -> Lesson:
@@ -320,6 +341,73 @@ def check_straight_fall(setting: depth_law.Setting | None) -> Verdict:
     line = depth_law.line_through(torch.arange(len(alphas)), alphas)
     found = f"alpha moves by {line.slope:+.3f} a layer, R2 {line.r_squared:.4f}"
     return _right("3.3", found) if line.slope <= -0.05 and line.r_squared >= 0.998 else _wrong("3.3", found)
+
+
+def check_equal_octaves(beta: float | None, student: Tensor, teacher: Tensor) -> Verdict:
+    """Lesson 4, exercise 1: the beta at which an error's two finest octaves have the same share of the weighted loss.
+
+    Args:
+        beta: or None while unsolved. student, teacher: maps (B, C, H, W), a connector applied before.
+    """
+    if beta is None:
+        return _open("4.1", "replace None by a number")
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta):
+        return _wrong("4.1", f"{beta!r} is no number")
+    try:
+        *_, coarser, finest = (100 * losses.octave_shares(student, teacher, float(beta)).share).tolist()
+    except ValueError as error:
+        return _wrong("4.1", str(error))
+    found = f"at beta = {beta:g} they have {coarser:.1f} and {finest:.1f} % of the loss"
+    return _right("4.1", found) if abs(coarser - finest) <= 1 else _wrong("4.1", found)
+
+
+def check_shift_blind_loss(loss: Callable[[Tensor, Tensor], Tensor] | None) -> Verdict:
+    """Lesson 4, exercise 2: a loss that sees a blur and no circular shift, and that can be learned from.
+
+    Args:
+        loss: takes maps (B, C, H, W) of student and teacher, returns a number; or None while unsolved.
+    """
+    if loss is None:
+        return _open("4.2", "replace None by a function of student and teacher")
+    if not callable(loss):
+        return _wrong("4.2", f"{loss!r} is no function")
+    generator = torch.Generator().manual_seed(0)
+    teacher = pictures.power_law_field(16, 2.0, 12, generator).unflatten(0, (4, 3))
+    blurred = nn.functional.avg_pool2d(nn.functional.pad(teacher, (1, 1, 1, 1), "circular"), 3, 1)
+    blurred = blurred.requires_grad_()
+    try:
+        equal, shifted, seen = (loss(m, teacher) for m in (teacher, teacher.roll((3, 5), (-2, -1)), blurred))
+        found = [float(value.detach()) for value in (equal, shifted, seen)]
+        gradient = torch.autograd.grad(seen, blurred, allow_unused=True)[0] if seen.requires_grad else None
+    except Exception as error:  # whatever a function of somebody else's may raise
+        return _wrong("4.2", f"it ends with {type(error).__name__}: {error}")
+    if not found[2] > 0:
+        return _wrong("4.2", f"of blurred features it says {found[2]:.3g}, and more than 0 is wanted")
+    for what, value in zip(("equal", "shifted"), found, strict=False):
+        if not abs(value) <= 1e-4 * found[2]:
+            return _wrong("4.2", f"of {what} features it says {value:.3g}, and of blurred ones {found[2]:.3g}")
+    if gradient is None or not gradient.isfinite().all() or not gradient.any():
+        return _wrong("4.2", "it gives the student no gradient to learn from")
+    return _right("4.2", f"0 for features that are equal or shifted, {found[2]:.3g} for blurred ones")
+
+
+def check_planned_seeds(seeds: int | None) -> Verdict:
+    """Lesson 4, exercise 3: how many seeds find a point between KD with both terms and the hint, with a power of 80 %.
+
+    Args:
+        seeds: their number, or None while unsolved.
+    """
+    if seeds is None:
+        return _open("4.3", "replace None by a whole number")
+    if not isinstance(seeds, Integral) or isinstance(seeds, bool):
+        return _wrong("4.3", f"{seeds!r} is no whole number")
+    runs = results_of(read_records(data_path("results/distillation_photographs.jsonl")))
+    compared = compare_methods(runs, "hint").set_index("method")
+    deviation = compared.loc["KD + both terms", "deviation"]
+    wanted = seeds_needed(deviation, 1.0)
+    if seeds != wanted:
+        return _wrong("4.3", f"{seeds} are too {'few' if seeds < wanted else 'many'}; which deviation did you take?")
+    return _right("4.3", f"the paired differences deviate by {deviation:.2f} points, so {wanted} seeds are needed")
 
 
 def check_steps(steps: int | None, data: LabelledImages) -> Verdict:

@@ -20,10 +20,12 @@ from typing import Any
 import ipywidgets
 
 from spectralkd_nb.distillation.progress import Progress, describe_progress, in_words
+from spectralkd_nb.experiments.grid import GridProgress
+from spectralkd_nb.experiments.progress import describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.pictures import Picture, read_picture
 from spectralkd_nb.plots import CaptionedFigure, training_curves
 
-__all__ = ["TrainingView", "explore", "upload_picture"]
+__all__ = ["GridView", "TrainingView", "explore", "upload_picture"]
 
 CACHE_BYTES = 64 * 2**20
 IDLE = 0.6  # seconds without a move before the cache is filled: drawing must not stand in the way of a moving hand
@@ -319,6 +321,43 @@ def _training_words(progress: Progress) -> str:
         f'<progress max="1" value="{share:.4f}" aria-label="share of the training done" style="width:100%">'
         "</progress></div>"
     )
+
+
+class GridView(ipywidgets.VBox):
+    """How far a grid of runs is, while it goes on: a table by method and seed, and the bar of the current run.
+
+        view = GridView()
+        display(view)
+        run_grid(grid, store, callback=view)
+
+    Args:
+        name: for the CSS classes `sk-NAME`, `sk-NAME-table` and `sk-NAME-status`.
+    """
+
+    def __init__(self, name: str = "grid") -> None:
+        self.table = ipywidgets.HTML().add_class(f"sk-{name}-table")
+        self.status = ipywidgets.HTML("The grid has not started yet.").add_class(f"sk-{name}-status")
+        super().__init__([self.table, self.status])
+        self.add_class(f"sk-{name}")
+
+    def __call__(self, progress: GridProgress) -> None:
+        table = progress_table(progress)
+        told = "".join(f"<br>{html.escape(reason)}" for reason in reasons_of_failure(progress))
+        self.table.value = (
+            f"<div><b>{html.escape(describe_grid(progress))}.</b>{told}</div>"
+            f"{table.droplevel(_constant_levels(table.index)).to_html(border=0)}"
+        )
+        self.status.value = (
+            _training_words(progress.run) if progress.run else '<div role="status">No run goes on.</div>'
+        )
+
+    def __repr__(self) -> str:
+        return "[a grid's progress; it is seen while the cell runs]"
+
+
+def _constant_levels(index: Any) -> list[str]:
+    """Levels that say the same in every row, but for the last, which is the method."""
+    return [name for name in index.names[:-1] if index.get_level_values(name).nunique() == 1]
 
 
 class _Upload(ipywidgets.VBox):

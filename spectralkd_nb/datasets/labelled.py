@@ -61,6 +61,30 @@ class LabelledImages:
         tensors = ("train_images", "train_labels", "test_images", "test_labels")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
+    def held_out(self, every: int) -> LabelledImages:
+        """The training images alone, one in `every` of each class held out as test images.
+
+        For choices, such as weights of losses, that must not be made on the test images. Those are not in it.
+
+        Raises:
+            ValueError: `every` is below 2, or nothing would be held out.
+        """
+        if every < 2:
+            raise ValueError(f"every={every} would leave nothing to train with; give 2 or more")
+        place = torch.zeros_like(self.train_labels)  # of each image within its class
+        for label in self.train_labels.unique():
+            own = self.train_labels == label
+            place[own] = torch.arange(int(own.sum()), device=own.device)
+        held = place % every == every - 1
+        if not held.any():
+            raise ValueError(f"no class has {every} training images, so none would be held out")
+        train, test = (
+            self.train_images[which].contiguous(memory_format=torch.channels_last) for which in (~held, held)
+        )
+        labels = {"train_labels": self.train_labels[~held], "test_labels": self.train_labels[held]}
+        name = f"{self.name}, 1 in {every} held out"
+        return replace(self, name=name, train_images=train, test_images=test, **labels)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of pixels and labels that does not depend on the order of the images, 16 hexadecimal digits."""

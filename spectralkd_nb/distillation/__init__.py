@@ -10,13 +10,17 @@ the same number of threads; on a GPU as far as its kernels add in a fixed order.
 """
 
 from spectralkd_nb.distillation.evaluation import evaluate
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.progress import Progress, TerminalProgress
 from spectralkd_nb.distillation.records import Recipe, Run, read_run
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets
 from spectralkd_nb.distillation.training import train
 
 __all__ = [
+    "Connector",
     "CrossEntropy",
+    "FeatureMatching",
+    "Match",
     "Progress",
     "Recipe",
     "Run",

@@ -46,7 +46,7 @@ def epoch_profiles(folder: str | Path, data: LabelledImages) -> pandas.DataFrame
     pictures = data.normalise(255 * photograph_crops(SIZE, EACH))  # it is used to bytes
     accuracy = dict(zip(run.curves["epoch"], run.curves["test accuracy"], strict=True))
     tables = []
-    for epoch, network in _networks(run, folder, len(data.classes), pictures):
+    for epoch, network in kept_networks(run, folder, len(data.classes), pictures):
         table = exponent_profile(network, pictures, groups=EACH).table()[MEASURED]
         table.insert(0, "epoch", epoch)
         tables.append(table.assign(accuracy=accuracy.get(epoch, math.nan)))
@@ -65,8 +65,8 @@ def _finished(folder: Path, data: LabelledImages) -> Run:
     return run
 
 
-def _networks(run: Run, folder: Path, classes: int, pictures: Tensor) -> Iterator[tuple[int, nn.Module]]:
-    """Epoch and network, one at a time."""
+def kept_networks(run: Run, folder: Path, classes: int, pictures: Tensor) -> Iterator[tuple[int, nn.Module]]:
+    """Epoch and network, one at a time: before training, with batch norms settled on pictures, and what was kept."""
     name, kept = run.pair["student"], kept_files(run, folder)
     yield 0, reestimate_batch_norm(build(name, classes, seed=run.seed), pictures)
     for epoch, file in kept.items():

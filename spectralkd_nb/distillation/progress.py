@@ -41,7 +41,13 @@ class TerminalProgress:
 
     with TerminalProgress() as progress:
         train(..., callback=progress)
+
+    Args:
+        epochs: whether finished epochs get their lines.
     """
+
+    def __init__(self, epochs: bool = True) -> None:
+        self._tells_epochs = epochs
 
     def __enter__(self) -> TerminalProgress:
         from tqdm import tqdm
@@ -59,7 +65,7 @@ class TerminalProgress:
         finished = progress.curves.get("epoch", [])
         if self._epochs_said is None:  # a run that goes on does not repeat what it said before
             self._epochs_said = len(finished) - (not progress.step or progress.done)
-        for i in range(self._epochs_said, len(finished)):
+        for i in range(self._epochs_said, len(finished) if self._tells_epochs else 0):
             values = {name: curve[i] for name, curve in progress.curves.items() if name not in ("epoch", "seconds")}
             words = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             self._bar.write(f"{progress.title}, epoch {finished[i]} of {progress.epochs}: {words}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,3 +66,23 @@ class SoftTargets(nn.Module):
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}"
+
+
+def described(what: Callable[..., Any]) -> str:
+    """What tells a step or a loss from another: a module's settings, or the name and the source of a function.
+
+    The package's own functions go by their names; the commit in a run's record says which they were.
+    """
+    if isinstance(what, nn.Module):
+        return repr(what)
+    if isinstance(what, functools.partial):
+        settings = [*map(repr, what.args), *(f"{name}={value!r}" for name, value in what.keywords.items())]
+        return f"{described(what.func)} with {', '.join(settings)}"
+    name = getattr(what, "__name__", type(what).__name__)
+    if (getattr(what, "__module__", None) or "").startswith("spectralkd_nb."):
+        return name
+    try:
+        source = inspect.getsource(what)
+    except (OSError, TypeError):  # typed into an interpreter
+        return name
+    return f"{name}, source {hashlib.sha256(source.encode()).hexdigest()[:8]}"

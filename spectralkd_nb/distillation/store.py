@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from spectralkd_nb.distillation.records import Run, read_run
 from spectralkd_nb.storage import write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
+LOCK = ".lock"
+PATIENCE = 0.2  # seconds; whoever looks whether a folder is busy has its lock for a moment
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
 
 
 class RunStore:
@@ -25,6 +29,36 @@ class RunStore:
     def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
         self.folder = Path(folder).expanduser()
         self.identity = identity
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process or thread trains in this folder while the context lasts.
+
+        The lock is the operating system's: it goes with its process, however that ends. On a file system without locks
+        nothing is locked.
+
+        Raises:
+            BlockingIOError: another one does. OSError: nothing can be written there.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / LOCK, timeout=PATIENCE)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            told = "another process trains here; wait for it, or choose another folder"
+            raise BlockingIOError(errno.EWOULDBLOCK, told, str(self.folder)) from None
+        except NotImplementedError:  # how older filelocks say ENOSYS
+            pass
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise self._unkeepable(error, "a run") from None
+        try:
+            yield
+        finally:
+            _sweep_lock(self.folder)
+            lock.release()
 
     def finished(self, device: torch.device) -> Run | None:
         """The record of the run, if it is finished."""
@@ -77,12 +111,11 @@ class RunStore:
                         probe.write(bytes(min(2**20, size - start)))
                     probe.flush()
         except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"checkpoints of {size / 2**20:.0f} MB cannot be kept ({error.strerror}); choose another folder, or "
-                "folder=None to keep nothing",
-                str(self.folder),
-            ) from None
+            raise self._unkeepable(error, f"checkpoints of {size / 2**20:.0f} MB") from None
+
+    def _unkeepable(self, error: OSError, what: str) -> OSError:
+        told = f"{what} cannot be kept ({error.strerror}); choose another folder, or folder=None to keep nothing"
+        return type(error)(error.errno, told, str(self.folder))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         write_whole(self.folder / CHECKPOINT, _saved(state))
@@ -103,6 +136,29 @@ class RunStore:
         write_whole(self.folder / TRAINED, _saved(trained.state_dict()))
         write_whole(self.folder / RECORD, run.as_json().encode())
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether another process, or another run of this one, trains in a folder."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            _sweep_lock(folder)  # the run may have ended since, and the lock be a new one
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # another user's, or a file system without locks: nobody can tell
+        return False
+
+
+def _sweep_lock(folder: Path) -> None:
+    """A lock file may go only when nothing is left to do: those who wait for the old one find the record."""
+    if (folder / RECORD).exists():
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def kept_name(epoch: int) -> str:

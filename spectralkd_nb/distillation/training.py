@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import inspect
 import json
 import math
 import platform
@@ -27,7 +24,7 @@ from spectralkd_nb.datasets import LabelledImages, Views, augment, draw_views
 from spectralkd_nb.distillation.evaluation import evaluate, teaching
 from spectralkd_nb.distillation.progress import Callback, Progress
 from spectralkd_nb.distillation.records import Recipe, Run, losses_of, title_of
-from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms
+from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms, described
 from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore, fingerprint_of
 from spectralkd_nb.networks import build
 from spectralkd_nb.networks.weights import randomness_kept
@@ -85,7 +82,8 @@ def train(
     Raises:
         ValueError: names of weights that `step` does not return, a folder that holds another run, data of no class,
             losses that are not finite.
-        OSError: the folder cannot be written to, or has no room; found before training starts.
+        OSError: the folder cannot be written to, or has no room; found before training starts. BlockingIOError, which
+            is one: another process trains in it.
         KeyboardInterrupt: after the checkpoint of the last whole step is written.
 
     Whatever ends a run before its end, the student (and what else is trained) then has the weights that it came with:
@@ -103,12 +101,15 @@ def train(
     _require_keepable(keep_epochs, recipe, folder)
     store = RunStore(folder, loop.identity()) if folder is not None else None
     loop.prepare(train_teacher)
-    if store is not None and (finished := store.finished(device)):
-        loop.trained.load_state_dict(store.load(TRAINED, device))
-        store.require_kept(keep_epochs)
-        return replace(finished, network=student.eval())
-
     with contextlib.ExitStack() as stack:
+        finished = store.finished(device) if store is not None else None
+        if store is not None and finished is None:
+            stack.enter_context(store.alone())
+            finished = store.finished(device)  # by another process, since
+        if finished is not None:
+            loop.trained.load_state_dict(store.load(TRAINED, device))
+            store.require_kept(keep_epochs)
+            return replace(finished, network=student.eval())
         stack.enter_context(_own_randomness(seed))
         stack.enter_context(_all_or_nothing(loop.trained))
         if teacher is not None:
@@ -163,7 +164,7 @@ class _Loop:
         """What makes this run this one; a folder that holds another is not written to."""
         return {
             "pair": self.pair,
-            "method": _described(self.step),
+            "method": described(self.step),
             "weights": self.weights,
             "seed": self.seed,
             "protocol": {
@@ -462,21 +463,6 @@ def _name(network: nn.Module | None) -> str | None:
     if network is None:
         return None
     return network.info.name if hasattr(network, "info") else type(network).__name__
-
-
-def _described(step: Step) -> str:
-    """What tells a step from another: settings of a module, or the source of a function."""
-    if isinstance(step, nn.Module):
-        return repr(step)
-    if isinstance(step, functools.partial):
-        settings = [*map(repr, step.args), *(f"{name}={value!r}" for name, value in step.keywords.items())]
-        return f"{_described(step.func)} with {', '.join(settings)}"
-    name = getattr(step, "__name__", type(step).__name__)
-    try:
-        source = inspect.getsource(step)
-    except (OSError, TypeError):  # typed into an interpreter
-        return name
-    return f"{name}, source {hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -31,7 +31,7 @@ def _difference(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of features, the hint of FitNets (Romero et al. 2015, arXiv 1412.6550, eq. 3).
+    """Mean squared difference of features, the hint of FitNets (Romero et al. 2015, arXiv 1412.6550, section 2.2).
 
     mean (student - teacher)^2 over all elements: images, channels and pixels. The paper has half of the sum over an
     image's elements, which is C H W / 2 times as much; the mean is what later code takes, with a weight of about 100.

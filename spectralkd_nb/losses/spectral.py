@@ -61,8 +61,8 @@ def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -
         ValueError: shapes that do not fit, unknown edges. TypeError: maps that are not real floating.
     """
     student_rings, teacher_rings = _common_rings(student, teacher, edges)
-    weight = _ring_weight(student_rings)
-    difference = _log_shape(student_rings) - _log_shape(teacher_rings)
+    weight = ring_weight(student_rings)
+    difference = log_shape(student_rings) - log_shape(teacher_rings)
     return (difference.square() * weight).sum(-1).mean()
 
 
@@ -116,14 +116,9 @@ def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balan
     """
     if balance not in BALANCES:
         raise ValueError(f"balance={balance!r} is not known; choose one of {', '.join(map(repr, BALANCES))}")
-    student, teacher = _checked_pair(student, teacher)
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"the student's maps {tuple(student.shape)} and the teacher's {tuple(teacher.shape)} differ in shape; "
-            "apply a connector to the student's first"
-        )
-    power = _ChannelPower.apply(student - teacher)
-    share = _law_shares(*student.shape[-2:], float(alpha) - BALANCES[balance])
+    error = map_error(student, teacher)
+    power = _ChannelPower.apply(error)
+    share = law_shares(*error.shape[-2:], float(alpha) - BALANCES[balance])
     return (power * share.to(power)).sum((-2, -1)).mean()
 
 
@@ -156,7 +151,7 @@ class _ChannelPower(torch.autograd.Function):
         return torch.fft.irfft(columns, n=ctx.width, norm="forward")
 
 
-def _checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 at least, the teacher detached. A transform in half precision loses what is compared here."""
     for name, maps in (("student", student), ("teacher", teacher)):
         if not maps.is_floating_point():
@@ -170,7 +165,18 @@ def _checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return in_full(student, teacher.detach())
 
 
-def _law_shares(height: int, width: int, beta: float) -> Tensor:
+def map_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """student - teacher, both (B, C, H, W), in float32 at least; the gradient goes to the student only."""
+    student, teacher = checked_pair(student, teacher)
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"the student's maps {tuple(student.shape)} and the teacher's {tuple(teacher.shape)} differ in shape; "
+            "apply a connector to the student's first"
+        )
+    return student - teacher
+
+
+def law_shares(height: int, width: int, beta: float) -> Tensor:
     """What each half-plane mode counts in a mean over the full plane weighted by (f / f_1)^beta; float64, sum 1."""
     side = min(height, width)
     radius = torch.hypot(*mode_frequencies(height, width, "cpu")) * side
@@ -186,7 +192,7 @@ def _law_shares(height: int, width: int, beta: float) -> Tensor:
 
 def _common_rings(student: Tensor, teacher: Tensor, edges: str) -> tuple[RadialSpectrum, RadialSpectrum]:
     """Ring powers of both, (B, rings), over the modes that both sizes of map can hold."""
-    student, teacher = _checked_pair(student, teacher)
+    student, teacher = checked_pair(student, teacher)
     height, width = (min(sides) for sides in zip(student.shape[-2:], teacher.shape[-2:], strict=True))
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
@@ -210,7 +216,7 @@ def _low_modes(power: Tensor, height: int, width: int) -> Tensor:
     return power[..., : width // 2 + 1]
 
 
-def _ring_weight(rings: RadialSpectrum) -> Tensor:
+def ring_weight(rings: RadialSpectrum) -> Tensor:
     return (rings.modes / rings.modes.sum()).to(rings.power)
 
 
@@ -221,10 +227,10 @@ def _floor(rings: RadialSpectrum) -> Tensor:
 
 def _variance(rings: RadialSpectrum) -> Tensor:
     """(B, 1), mean power of the modes in all rings."""
-    return (rings.power * _ring_weight(rings)).sum(-1, keepdim=True)
+    return (rings.power * ring_weight(rings)).sum(-1, keepdim=True)
 
 
-def _log_shape(rings: RadialSpectrum) -> Tensor:
+def log_shape(rings: RadialSpectrum) -> Tensor:
     floor = _floor(rings)
     return (rings.power + floor).log() - (_variance(rings) + floor).log()
 

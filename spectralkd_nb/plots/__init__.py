@@ -13,7 +13,9 @@ from spectralkd_nb.plots.depth import (
     recursion,
     slopes_by_epoch,
 )
+from spectralkd_nb.plots.experiments import method_comparison
 from spectralkd_nb.plots.layers import channel_exponents, exponents_by_depth, layer, operation
+from spectralkd_nb.plots.losses import gradient_spectra, heard_by_frequency, spectra_while_learning, weighted_error
 from spectralkd_nb.plots.spectra import (
     edge_treatments,
     exponent_spread,
@@ -40,8 +42,11 @@ __all__ = [
     "from_picture_to_law",
     "gains_by_depth",
     "gallery",
+    "gradient_spectra",
+    "heard_by_frequency",
     "law_by_band",
     "layer",
+    "method_comparison",
     "operation",
     "orientations",
     "picture_and_power",
@@ -50,6 +55,8 @@ __all__ = [
     "rival_laws",
     "slopes_by_epoch",
     "spectra_and_laws",
+    "spectra_while_learning",
     "training_curves",
     "use_style",
+    "weighted_error",
 ]

@@ -1,0 +1,34 @@
+"""Grids of runs over seeds: planned as plain data, done once in a store, compared in pairs.
+
+    runs = run_grid("grid.toml", "runs/store")
+    compare_methods(runs, baseline="alone")
+
+A grid is plain data (`plan`), and so is a method of distillation (`methods`). `run_grid` does what a store does not
+have yet; `comparison` says what the seeds allow to say.
+"""
+
+from spectralkd_nb.experiments.comparison import compare_methods, seeds_needed, summary
+from spectralkd_nb.experiments.comparison import paired_difference as paired_difference
+from spectralkd_nb.experiments.grid import do_run as do_run
+from spectralkd_nb.experiments.grid import run_grid
+from spectralkd_nb.experiments.methods import method_step
+from spectralkd_nb.experiments.plan import Plan, planned_runs
+from spectralkd_nb.experiments.records import Record, read_records, results_of
+from spectralkd_nb.experiments.records import finished_runs as finished_runs
+from spectralkd_nb.experiments.records import grid_results as grid_results
+from spectralkd_nb.experiments.records import write_records as write_records
+from spectralkd_nb.experiments.spectra import stored_spectrum
+
+__all__ = [
+    "Plan",
+    "Record",
+    "compare_methods",
+    "method_step",
+    "planned_runs",
+    "read_records",
+    "results_of",
+    "run_grid",
+    "seeds_needed",
+    "stored_spectrum",
+    "summary",
+]

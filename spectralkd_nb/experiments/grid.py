@@ -1,0 +1,230 @@
+"""Doing the runs of a grid, each once, in a store that any number of processes share."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spectralkd_nb.datasets import LabelledImages, open_dataset
+from spectralkd_nb.distillation import Progress, Run, train
+from spectralkd_nb.distillation.progress import Callback
+from spectralkd_nb.experiments.methods import method_step
+from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid
+from spectralkd_nb.experiments.records import CUT_OFF, ELSEWHERE, RUNNING, TO_DO, failure_file, grid_results, state_of
+from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.storage import write_whole
+
+if TYPE_CHECKING:
+    import pandas
+
+WAITING = 1.0  # seconds between two looks at the runs that other processes do
+
+
+@dataclass(frozen=True)
+class GridProgress:
+    """What a callback is told while a grid goes on.
+
+    Attributes:
+        name: of the grid. plans: all runs. states: one for each, "to do", "running", "finished", "failed", "cut off" or
+            "elsewhere" (another process has it). details: accuracy, reason of a failure, or how far a run is, in words.
+        run: progress of the run that goes on, if there is one.
+    """
+
+    name: str
+    plans: tuple[Plan, ...]
+    states: tuple[str, ...]
+    details: tuple[str, ...]
+    run: Progress | None = None
+
+
+GridCallback = Callable[[GridProgress], None]
+
+
+# --- doing it ------------------------------------------------------------------------------------
+
+
+def run_grid(
+    grid: Mapping[str, Any] | str | Path,
+    store: str | Path,
+    *,
+    retry: bool = False,
+    callback: GridCallback | None = None,
+    device: str | torch.device | None = None,
+) -> pandas.DataFrame:
+    """Do every run of a grid that the store does not have yet, and return the table of all.
+
+    A run that is finished in the store is not done again, one that was cut off goes on from its checkpoint, and one
+    that fails is recorded with its reason while the others go on. Any number of processes may work on one store, on one
+    machine or on several that share its disk: each run is done by one of them. When nothing is left to do but what
+    others are doing, this call waits for them, and takes over what they drop.
+
+    Interrupts, kills and full disks lose no more than the time since a run's last checkpoint; the same call goes on.
+
+    Args:
+        grid: dict or TOML file, see the module. store: folder, made if it is not there.
+        retry: try again what has failed before.
+        callback: called with a `GridProgress` as the runs go on.
+        device: see `train`.
+
+    Returns:
+        as `grid_results`.
+
+    Raises:
+        ValueError: what `planned_runs` refuses. OSError: the store cannot be written to. KeyboardInterrupt: as `train`.
+    """
+    name, plans = read_grid(grid).get("name", "grid"), planned_runs(grid)
+    work = _Work(name, plans, Path(store).expanduser(), callback, device)
+    work.store.mkdir(parents=True, exist_ok=True)
+    if retry:
+        for plan in plans:
+            failure_file(plan, store).unlink(missing_ok=True)
+    work.look()
+    for plan in work.left():  # data or weights that are not there are told of before the first training
+        work.bench.data_of(plan)
+        work.bench.teacher_of(plan)
+    while work.left():
+        for plan in work.left():
+            work.do(plan)
+        work.look()
+        if work.left() and not work.left(TO_DO, CUT_OFF):
+            time.sleep(WAITING)
+    return grid_results(grid, store)
+
+
+class _Work:
+    """How far a grid is, and how one of its runs is done."""
+
+    def __init__(
+        self,
+        name: str,
+        plans: Sequence[Plan],
+        store: Path,
+        callback: GridCallback | None,
+        device: str | torch.device | None,
+    ) -> None:
+        self.name, self.plans, self.store = name, tuple(plans), store
+        self.callback, self.device = callback, device
+        self.states: dict[str, tuple[str, str]] = {}
+        self.bench = Bench()
+
+    def look(self) -> None:
+        """See what the store holds of each run."""
+        self.states = {plan.folder: state_of(plan, self.store) for plan in self.plans}
+        self.tell()
+
+    def left(self, *states: str) -> list[Plan]:
+        return [plan for plan in self.plans if self.states[plan.folder][0] in (states or (TO_DO, CUT_OFF, ELSEWHERE))]
+
+    def tell(self, run: Progress | None = None) -> None:
+        if self.callback is None:
+            return
+        states, details = zip(*(self.states[plan.folder] for plan in self.plans), strict=True)
+        self.callback(GridProgress(self.name, self.plans, states, details, run))
+
+    def do(self, plan: Plan) -> None:
+        """Do one run, unless it is done by now or another process has it; the store tells what came of it."""
+        self.states[plan.folder] = state_of(plan, self.store)
+        if self.states[plan.folder][0] not in (TO_DO, CUT_OFF):
+            return
+
+        untold: list[Exception] = []
+
+        def running(progress: Progress) -> None:
+            self.states[plan.folder] = RUNNING, f"epoch {progress.epoch} of {progress.epochs}"
+            try:
+                self.tell(progress)
+            except Exception as error:
+                untold.append(error)
+                raise
+
+        try:
+            do_run(plan, self.store / plan.folder, callback=running, device=self.device, bench=self.bench)
+        except OSError as error:
+            # Without room or permission the next run would fare no better.
+            if not isinstance(error, BlockingIOError):
+                raise
+        except Exception as error:
+            if error in untold:  # the callback's own, and no failure of the run
+                raise
+            write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
+        self.states[plan.folder] = state_of(plan, self.store)
+        self.tell()
+
+
+@dataclass
+class Bench:
+    """What runs of one grid share: data sets and teachers, each read once."""
+
+    data: dict[tuple[str, int], LabelledImages] = field(default_factory=dict)
+    teachers: dict[tuple[str, str | None, str], nn.Module] = field(default_factory=dict)
+
+    def data_of(self, plan: Plan) -> LabelledImages:
+        name, every = plan.setting["data"], plan.setting["held_out"]
+        if (name, every) not in self.data:
+            whole = open_dataset(name)
+            self.data[name, every] = whole.held_out(every) if every else whole
+        return self.data[name, every]
+
+    def teacher_of(self, plan: Plan) -> nn.Module | None:
+        if plan.teacher is None:
+            return None
+        key = plan.teacher, plan.teacher_weights, plan.setting["data"]
+        if key not in self.teachers:
+            classes = len(self.data_of(plan).classes)
+            if plan.teacher_weights:
+                teacher = load_weights(build(plan.teacher, classes), Path(plan.teacher_weights).expanduser())
+            else:
+                teacher = build(plan.teacher, classes, pretrained=plan.data_name)
+            self.teachers[key] = teacher.eval()
+        # Its own for each run: `train` moves it to a device and into another memory layout, where rounding differs.
+        return copy.deepcopy(self.teachers[key])
+
+
+def do_run(
+    plan: Plan,
+    folder: str | Path | None,
+    *,
+    callback: Callback | None = None,
+    device: str | torch.device | None = None,
+    bench: Bench | None = None,
+) -> Run:
+    """One run from its plan, which is all that it depends on; finished, cut off or new, as `train` finds it.
+
+    Args:
+        plan: see `Plan`. folder: where it is kept; None keeps nothing. The rest: as for `train`.
+    """
+    bench = bench or Bench()
+    data, teacher = bench.data_of(plan), bench.teacher_of(plan)
+    student = build(plan.student, len(data.classes), seed=plan.seed)
+    step, weights = method_step(plan.terms, student, teacher, data, plan.seed)
+    return train(
+        student,
+        data,
+        plan.recipe,
+        teacher=teacher,
+        step=step,
+        weights=weights,
+        seed=plan.seed,
+        folder=folder,
+        callback=callback,
+        device=device,
+        keep_epochs=plan.keep_epochs if folder is not None else (),
+    )
+
+
+def _failure(plan: Plan, error: Exception) -> dict[str, Any]:
+    return {
+        "plan": asdict(plan),
+        "reason": f"{type(error).__name__}: {error}",
+        "where": traceback.format_exc().splitlines(),
+        "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

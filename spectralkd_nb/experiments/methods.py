@@ -1,0 +1,185 @@
+"""A method of distillation as plain data, and the step that it stands for.
+
+A method is a table of loss terms, each with its weight and its settings, as TOML has it:
+
+    [methods.alone]
+    "cross-entropy" = 1.0
+
+    [methods."KD + both terms"]
+    "cross-entropy" = 0.1
+    "soft targets" = { weight = 0.9, temperature = 4 }
+    shape = { weight = 0.1, layers = ["layer1", "layer2"] }
+    whitened = { weight = 10, layers = ["layer2"], balance = "octave" }
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectralkd_nb import losses
+from spectralkd_nb.activations import activation_spectra
+from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.distillation import CrossEntropy, SoftTargets
+from spectralkd_nb.distillation.evaluation import in_eval_mode
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, collected
+from spectralkd_nb.distillation.steps import Step
+
+LABELS, LOGITS = "cross-entropy", "soft targets"
+FEATURES: dict[str, Callable[..., Tensor]] = {
+    "hint": losses.hint_loss,
+    "fourier": losses.fourier_loss,
+    "attention": losses.attention_loss,
+    "shape": losses.spectral_shape_loss,
+    "exponent": losses.exponent_loss,
+    "whitened": losses.whitened_spectral_loss,
+}
+ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
+BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature"}}
+MEASURED_ON = 256  # training images from which a teacher's alpha is measured
+PROBED = 2  # images that tell the features' shapes
+
+Method = Mapping[str, Any]
+
+
+def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
+    """The terms of a method, each as a dictionary with its weight, in one order however they were given.
+
+    The order of terms is that in which losses are added up, and that of settings is part of a run's record.
+
+    Raises:
+        ValueError: an unknown term or setting, no weight, no cross-entropy, features without layers.
+    """
+    if not isinstance(method, Mapping):
+        raise ValueError(f"method {name!r} is {method!r}; give a table of loss terms with their weights")
+    terms = {term: dict(given) if isinstance(given, Mapping) else {"weight": given} for term, given in method.items()}
+    try:
+        terms = json.loads(json.dumps(terms))  # tuples would be told apart from the lists of a file
+    except TypeError as error:
+        raise ValueError(f"method {name!r} is no plain data: {error}") from None
+    for term, settings in terms.items():
+        where = f"method {name!r}, term {term!r}"
+        if term not in (*BASES, *FEATURES):
+            raise ValueError(f"{where} is not known; {_choice(term, (*BASES, *FEATURES))}")
+        known = {"weight", *(BASES.get(term) or _settings(term))}
+        if strange := settings.keys() - known:
+            raise ValueError(f"{where}: no setting {min(strange)!r}; {_choice(min(strange), known)}")
+        weight = settings.get("weight")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"{where}: weight={weight!r} is no number")
+        settings["weight"] = float(weight)
+        if term in FEATURES:
+            settings["layers"] = _checked_layers(where, settings.get("layers"))
+    if LABELS not in terms:
+        raise ValueError(f"method {name!r} has no {LABELS!r}; give it a weight, which may be 0")
+    if LOGITS in terms and "smoothing" in terms[LABELS]:
+        raise ValueError(f"method {name!r}: labels are smoothed only where no {LOGITS} are learned")
+    return {term: dict(sorted(terms[term].items())) for term in (*BASES, *FEATURES) if term in terms}
+
+
+def _checked_layers(where: str, layers: Any) -> list[str | list[str]]:
+    if not layers or not isinstance(layers, list | tuple):
+        raise ValueError(f"{where}: name the layers to match, for example layers = ['layer1', 'layer2']")
+    for pair in layers:
+        names = [pair, pair] if isinstance(pair, str) else pair
+        if not isinstance(names, list | tuple) or [type(name) for name in names] != [str, str]:
+            raise ValueError(f"{where}: {pair!r} in layers is no name, nor two, [student's, teacher's]")
+    return [pair if isinstance(pair, str) else list(pair) for pair in layers]
+
+
+def needs_teacher(method: Method) -> bool:
+    return any(term != LABELS for term in method)
+
+
+def method_step(
+    method: Method, student: nn.Module, teacher: nn.Module | None, data: LabelledImages, seed: int = 0
+) -> tuple[Step, dict[str, float]]:
+    """The step that a method stands for, and its weights, as `train` takes them.
+
+    A pair of layers is two names, [student's, teacher's], or one name for both. Of several layers a term is the sum.
+    Losses that compare features of one shape get a `Connector` for each pair, with weights drawn by the seed; also
+    where the shapes agree already, since channel i of one network has nothing to do with channel i of another. The
+    whitened loss takes alpha of each layer of the teacher as it measures it, unless `alpha` is given: from 256 training
+    images and without edge treatment, since its own transform has none; to two digits.
+
+    Args:
+        method: see the module. student, teacher, data: as they go into `train`. seed: of the connectors.
+    Raises:
+        ValueError: what `checked_method` refuses, layers that do not exist, a teacher's layer without an exponent.
+    """
+    terms = checked_method("as given", method)
+    weights = {term: float(settings.pop("weight")) for term, settings in terms.items()}
+    labels = terms.pop(LABELS)
+    if LOGITS in terms:
+        base: Step = SoftTargets(**terms.pop(LOGITS))
+    else:
+        base = CrossEntropy(**labels)
+    if not terms:
+        return base, weights
+    images = data.normalise(data.train_images[:PROBED])
+    matches = [
+        _match(term, pair, dict(settings), student, teacher, data, images, seed)
+        for term, settings in terms.items()
+        for pair in settings.pop("layers")
+    ]
+    return FeatureMatching(base, matches), weights
+
+
+def _match(
+    term: str,
+    pair: str | list[str],
+    settings: dict[str, Any],
+    student: nn.Module,
+    teacher: nn.Module,
+    data: LabelledImages,
+    images: Tensor,
+    seed: int,
+) -> Match:
+    mine, its = (pair, pair) if isinstance(pair, str) else pair
+    if term == "whitened" and "alpha" not in settings:
+        settings["alpha"] = measured_alpha(teacher, data, its)
+    loss = functools.partial(FEATURES[term], **settings) if settings else FEATURES[term]
+    connector = None
+    if term in ALIKE:
+        connector = Connector.between(_features(student, images, mine), _features(teacher, images, its), seed)
+    return Match(term, loss, mine, its, connector)
+
+
+def measured_alpha(teacher: nn.Module, data: LabelledImages, layer: str) -> float:
+    """alpha of a layer over training images, without edge treatment, rounded to two digits.
+
+    Raises:
+        ValueError: the layer has no exponent.
+    """
+    count = len(data.train_images)
+    spread = torch.arange(min(count, MEASURED_ON)) * count // min(count, MEASURED_ON)
+    images = data.normalise(data.train_images[spread])
+    fit, why_not = activation_spectra(teacher, images, [layer], edges="none", progress=False).fit(layer)
+    if fit is None:
+        raise ValueError(f"the teacher's layer {layer!r} has no exponent to whiten by: {why_not}; give alpha")
+    return round(float(fit.alpha), 2)
+
+
+def _features(network: nn.Module, images: Tensor, path: str) -> Tensor:
+    device = next(network.parameters()).device
+    with torch.no_grad(), in_eval_mode(network), collected(network, [path]) as seen:
+        network(images.to(device))
+    return seen[path]
+
+
+def _settings(term: str) -> set[str]:
+    """What a loss on features can be told, beside the features."""
+    return {"layers", *list(inspect.signature(FEATURES[term]).parameters)[2:]}
+
+
+def _choice(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, sorted(known), 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, sorted(known)))}"

@@ -1,0 +1,225 @@
+"""A grid of runs as plain data.
+
+A grid is every pair of networks, by every method, by every protocol, by every seed. As TOML (or the same as a dict):
+
+    name = "photographs"
+    seeds = [0, 1, 2, 3, 4]
+    keep_epochs = [1, 4, 30]  # also keep the students' weights after these; may be left out
+
+    [[pairs]]
+    student = "vgg8x0.0625"
+    teacher = "vgg8x0.5"
+
+    [protocols.quick]
+    data = "photographs"
+    epochs = 30
+    batch_size = 32
+    augment = false
+
+    [methods.alone]
+    "cross-entropy" = 1.0
+
+    [methods.KD]
+    "cross-entropy" = 0.1
+    "soft targets" = 0.9
+
+A run is known by what it is, not by what the grid calls it: its folder's name ends with a hash of student, teacher,
+method, protocol and seed. So grids share runs in one store, and a method may be renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import torch
+
+from spectralkd_nb.distillation import Recipe
+from spectralkd_nb.experiments.methods import checked_method, needs_teacher
+from spectralkd_nb.networks import build
+
+KEYS = {"pairs", "methods", "protocols", "seeds"}
+OPTIONAL = {"name", "keep_epochs"}
+NAMES = ("method", "protocol", "keep_epochs")  # of a plan, that do not change what is trained
+OF_A_PAIR = {"student", "teacher", "teacher_weights"}
+USUAL = asdict(Recipe())
+OF_A_PROTOCOL = {"data", "held_out", *USUAL}
+KINDS = {  # by the type of a setting's usual value
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    NoneType: (int | float | None, "a number"),
+    str: (str, "a word"),
+    tuple: (list | tuple, "a list of whole numbers"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of a grid, as plain data.
+
+    Attributes:
+        student: name for `build`. teacher: name, or None for a student alone. teacher_weights: file of the teacher's
+            weights; None for those that are shipped for the data.
+        method: its name in the grid. terms: what it is; see `methods`. protocol: its name. setting: data and recipe.
+        seed: of the run. keep_epochs: after which the student's weights are kept too, see `train`.
+    """
+
+    student: str
+    teacher: str | None
+    teacher_weights: str | None
+    method: str
+    terms: dict[str, Any]
+    protocol: str
+    setting: dict[str, Any]
+    seed: int
+    keep_epochs: list[int] = field(default_factory=list)
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder in a store. What does not change the training plays no part in it."""
+        told = {key: value for key, value in asdict(self).items() if key not in NAMES}
+        told["setting"] = {**self.setting, "data": self.data_name}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+        words = [self.student, *(["from", self.teacher] if self.teacher else []), self.data_name]
+        return re.sub(r"[^\w.]+", "-", "-".join([*words, f"seed{self.seed}", digest]))
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set, wherever its file or folder lies."""
+        path = Path(self.setting["data"])
+        return path.stem if path.suffix == ".npz" else path.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**{key: value for key, value in self.setting.items() if key not in ("data", "held_out")})
+
+
+def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """A grid from its TOML file, or a dict as it is.
+
+    Raises:
+        ValueError: the file is no TOML. OSError: it cannot be read.
+    """
+    if isinstance(grid, Mapping):
+        return dict(grid)
+    path = Path(grid).expanduser()
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+
+
+def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
+    """Every run of a grid, seed by seed, so that whenever it is stopped the methods have nearly the same seeds.
+
+    A method that asks no teacher is planned once a student, not once a pair.
+
+    Raises:
+        ValueError: unknown or missing keys, settings, methods, networks; before anything is trained.
+    """
+    grid = read_grid(grid)
+    _require(grid, KEYS | OPTIONAL, KEYS, "a grid")
+    for key, kind in (("pairs", list | tuple), ("methods", Mapping), ("protocols", Mapping), ("seeds", Sequence)):
+        if not isinstance(grid[key], kind) or isinstance(grid[key], str):
+            raise ValueError(f"the grid's {key} are {grid[key]!r}; give a {'table' if kind is Mapping else 'list'}")
+        if not grid[key]:
+            raise ValueError(f"the grid's {key} are empty, so there is nothing to run")
+    methods = {name: checked_method(name, method) for name, method in grid["methods"].items()}
+    protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
+    pairs = _checked_pairs(grid["pairs"])
+    seeds = [_checked_seed(seed) for seed in grid["seeds"]]
+    kept = _checked_kept(grid.get("keep_epochs", []), protocols)
+    plans: dict[str, Plan] = {}
+    for seed, protocol, pair, method in itertools.product(seeds, protocols, pairs, methods):
+        asked = needs_teacher(methods[method])
+        if asked and not pair["teacher"]:
+            raise ValueError(f"method {method!r} needs a teacher, and the pair of {pair['student']!r} names none")
+        both = pair if asked else {**pair, "teacher": None, "teacher_weights": None}
+        told = {"method": method, "terms": methods[method], "protocol": protocol, "setting": protocols[protocol]}
+        plan = Plan(**both, **told, seed=seed, keep_epochs=kept)
+        same = plans.setdefault(plan.folder, plan)
+        if (same.method, same.protocol) != (method, protocol):
+            names = f"{same.method!r} by {same.protocol!r} and {method!r} by {protocol!r}"
+            raise ValueError(f"{names} are the same run under two names; drop one")
+    return list(plans.values())
+
+
+def _require(given: Mapping[str, Any], known: set[str], wanted: set[str], what: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} is {given!r}; give a table with {', '.join(sorted(wanted))}")
+    if strange := sorted(given.keys() - known):
+        raise ValueError(f"{what} has no {strange[0]!r}; it has {', '.join(sorted(known))}")
+    if missing := sorted(wanted - given.keys()):
+        raise ValueError(f"{what} needs {missing[0]!r}")
+
+
+def _checked_pairs(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    checked = [_checked_pair(pair) for pair in pairs]
+    weights: dict[tuple[str, str | None], str | None] = {}
+    for pair in checked:
+        names = pair["student"], pair["teacher"]
+        if weights.setdefault(names, pair["teacher_weights"]) != pair["teacher_weights"]:
+            raise ValueError(
+                f"two pairs of {names[0]!r} and {names[1]!r} with different weights cannot be told apart in a table; "
+                "give each a grid of its own"
+            )
+    return checked
+
+
+def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
+    _require(pair, OF_A_PAIR, {"student"}, "a pair")
+    pair = {"teacher": None, "teacher_weights": None, **pair}
+    for key, name in pair.items():
+        if not isinstance(name, str) and (key == "student" or name is not None):
+            raise ValueError(f"a pair's {key} is {name!r}, which is no name")
+    for name in (pair["student"], *([pair["teacher"]] if pair["teacher"] else [])):
+        with torch.device("meta"):
+            build(name)  # raises for a name that no network has
+    return pair
+
+
+def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    _require(setting, OF_A_PROTOCOL, {"data"}, f"protocol {name!r}")
+    held = setting.get("held_out", 0)
+    if isinstance(held, bool) or not isinstance(held, int) or held == 1 or held < 0:
+        raise ValueError(
+            f"protocol {name!r}: held_out={held!r}; one training image in 2, 3, ... is held out, or 0 none"
+        )
+    given = {key: value for key, value in setting.items() if key not in ("data", "held_out")}
+    try:
+        recipe = Recipe(**{key: _checked_setting(key, value) for key, value in given.items()})
+    except ValueError as error:
+        raise ValueError(f"protocol {name!r}: {error}") from None
+    return {"data": str(setting["data"]), "held_out": held, **json.loads(json.dumps(asdict(recipe)))}
+
+
+def _checked_setting(key: str, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    kind, words = KINDS[type(USUAL[key])]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{key}={value!r} is not {words}")
+    return float(value) if isinstance(value, int) and isinstance(USUAL[key], float | None) else value
+
+
+def _checked_kept(epochs: Any, protocols: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    for name, setting in protocols.items():
+        for epoch in epochs if isinstance(epochs, list | tuple) else [epochs]:
+            if isinstance(epoch, bool) or not isinstance(epoch, int) or not 1 <= epoch <= setting["epochs"]:
+                raise ValueError(f"keep_epochs={epochs!r}: protocol {name!r} has epochs 1 to {setting['epochs']}")
+    return list(epochs)
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed {seed!r} is no whole number from 0 on")
+    return seed

@@ -1,0 +1,108 @@
+"""What a store holds of a grid, as a table, and as one file that is committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectralkd_nb.distillation import Run, read_run
+from spectralkd_nb.distillation.store import CHECKPOINT, RECORD, is_busy
+from spectralkd_nb.experiments.plan import Plan, planned_runs
+from spectralkd_nb.storage import write_whole
+
+if TYPE_CHECKING:
+    import pandas
+
+FAILED = ".failed.json"  # behind the name of the run's folder, beside it: the folder is the training's own
+TO_DO, RUNNING, FINISHED = "to do", "running", "finished"
+FAILURE, CUT_OFF, ELSEWHERE = "failed", "cut off", "elsewhere"
+DIGITS = 6  # of a curve's values in a file of records
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run: what was planned, and what came of it, without the network."""
+
+    plan: Plan
+    run: Run
+
+
+def failure_file(plan: Plan, store: str | Path) -> Path:
+    return Path(store).expanduser() / f"{plan.folder}{FAILED}"
+
+
+def state_of(plan: Plan, store: str | Path) -> tuple[str, str]:
+    """What a store holds of a run, and in words: its accuracy, or why it failed."""
+    folder, failure = Path(store).expanduser() / plan.folder, failure_file(plan, store)
+    if (folder / RECORD).exists():
+        return FINISHED, f"{read_run(folder / RECORD).accuracy_last:.1f} %"
+    if failure.exists():
+        return FAILURE, json.loads(failure.read_text("utf-8"))["reason"]
+    if is_busy(folder):
+        return ELSEWHERE, "another process has it"
+    return (CUT_OFF, "has a checkpoint") if (folder / CHECKPOINT).exists() else (TO_DO, "")
+
+
+def finished_runs(grid: Mapping[str, Any] | str | Path, store: str | Path) -> list[Record]:
+    """The runs of a grid that a store holds finished, in the grid's order."""
+    files = ((plan, Path(store).expanduser() / plan.folder / RECORD) for plan in planned_runs(grid))
+    return [Record(plan, read_run(file)) for plan, file in files if file.exists()]
+
+
+def results_of(records: Iterable[Record]) -> pandas.DataFrame:
+    """One row a finished run: student, teacher (None for a student alone), protocol, method, seed, accuracy and best.
+
+    accuracy is that of the last epoch, best that of the best epoch on the test images (optimistic), both in percent;
+    then seconds, of training and testing.
+    """
+    import pandas as pd
+
+    columns = ["student", "teacher", "protocol", "method", "seed", "accuracy", "best", "seconds"]
+    rows = [
+        (
+            *(record.plan.student, record.plan.teacher, record.plan.protocol, record.plan.method, record.plan.seed),
+            *(record.run.accuracy_last, record.run.accuracy_best, record.run.seconds),
+        )
+        for record in records
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pandas.DataFrame:
+    """One row a run of a grid, done or not: the columns of `results_of`, then state and reason.
+
+    state is "finished", "failed", "cut off", "elsewhere" (another process has it) or "to do". A run that is not
+    finished has NaN for numbers; reason says why it failed.
+    """
+    import pandas as pd
+
+    keys = ["student", "teacher", "protocol", "method", "seed"]
+    states, records = [], []
+    for plan in planned_runs(grid):
+        state, detail = state_of(plan, store)
+        states.append((*(getattr(plan, key) for key in keys), state, detail if state == FAILURE else ""))
+        if state == FINISHED:
+            records.append(Record(plan, read_run(Path(store).expanduser() / plan.folder / RECORD)))
+    planned = pd.DataFrame(states, columns=[*keys, "state", "reason"])
+    done = results_of(records)
+    return planned.merge(done, "left", keys)[[*done.columns, "state", "reason"]]
+
+
+def write_records(records: Iterable[Record], file: str | Path) -> None:
+    """Write finished runs into one file, a JSON object a line, curves to 6 digits; whole or not at all."""
+    lines = [json.dumps({"plan": asdict(r.plan), "run": json.loads(_rounded(r.run).as_json())}) for r in records]
+    write_whole(Path(file).expanduser(), "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_records(file: str | Path) -> list[Record]:
+    """What `write_records` wrote."""
+    lines = Path(file).expanduser().read_text("utf-8").splitlines()
+    return [Record(Plan(**given["plan"]), Run(**given["run"])) for given in map(json.loads, lines)]
+
+
+def _rounded(run: Run) -> Run:
+    curves = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in run.curves.items()}
+    return replace(run, curves={**curves, "epoch": run.curves["epoch"]})

@@ -1,0 +1,138 @@
+"""Which method is better: accuracy over seeds, and the differences from a baseline."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from spectralkd_nb.experiments.comparison import compare_methods, summary
+from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, new_figure
+
+if TYPE_CHECKING:
+    import pandas
+
+LABEL_WIDTH = 22  # characters in a line of a method's name
+LINE_HEIGHT, ROW_HEIGHT = 0.16, 0.48  # inches
+HIGHEST, LOWEST, MEAN = -0.3, 0.08, 0.27  # of a row, downwards from its middle: first and last seed, and the mean
+BAND_HEIGHT = 0.6  # of a row
+BAND, LINE = "0.9", "0.75"
+VERDICTS = {  # marker, colour and filling
+    "better": (">", PALETTE[0], PALETTE[0]),
+    "worse": ("<", PALETTE[1], PALETTE[1]),
+    "inconclusive": ("o", "0.3", "white"),
+}
+ERROR_BAR = {"linestyle": "none", "capsize": 2.5, "lw": 1.2, "zorder": 3}
+
+
+def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
+    """Accuracy of every method, seed by seed, and what it gains over a baseline; see `compare_methods`.
+
+    Args:
+        runs: as for `compare_methods`, of one student, teacher and protocol; runs alone may be without the teacher.
+        baseline: a method; it is the first row.
+    Raises:
+        ValueError: several students, teachers or protocols, and what `compare_methods` refuses.
+    """
+    group = _only_group(runs)
+    table = compare_methods(runs, baseline)
+    methods = [baseline, *table.method]
+    labels = [textwrap.fill(method, LABEL_WIDTH) for method in methods]
+    row = max(ROW_HEIGHT, 0.1 + LINE_HEIGHT * max(1 + label.count("\n") for label in labels))
+    figure, axes = new_figure(1, 2, height=1.4 + row * len(methods), sharey=True)
+    left, right = axes[0]
+    _draw_runs(left, runs, methods)
+    _draw_differences(right, table)
+    left.set_yticks(range(len(methods)), labels)
+    left.set(ylim=(len(methods) - 0.5, -0.5), xlabel="accuracy after the last epoch, %")
+    named = baseline if len(baseline) <= LABEL_WIDTH else "the first row"
+    right.set(xlabel=f"difference from {named}, points")
+    right.tick_params(axis="y", left=False)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=8)
+    return CaptionedFigure(figure, _caption(group, table, baseline))
+
+
+def _only_group(runs: pandas.DataFrame) -> dict[str, str]:
+    """Student, teacher and protocol of the runs; without a teacher where there is none."""
+    there = {"student": runs.student.unique(), "teacher": runs.teacher.dropna().unique()}
+    there["protocol"] = runs.protocol.unique()
+    if any(len(values) > 1 for values in there.values()):
+        told = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in there.items())
+        raise ValueError(f"the figure takes one student, one teacher and one protocol, and these are {told}")
+    return {name: str(values[0]) for name, values in there.items() if len(values)}
+
+
+# --- the panels ----------------------------------------------------------------------------------
+
+
+def _draw_runs(axis, runs: pandas.DataFrame, methods: Sequence[str]) -> None:
+    """A dot a run, lines between those of one seed in neighbouring rows, and below the dots their mean."""
+    seeds = sorted(runs.seed.unique())
+    lift = dict(zip(seeds, np.linspace(HIGHEST, LOWEST, len(seeds)), strict=True))
+    for seed, own in runs.groupby("seed"):
+        accuracy = own.set_index("method").accuracy.reindex(methods)  # NaN, a gap, where a run is missing
+        style = {"marker": "o", "ms": 4, "mew": 0, "mfc": PALETTE[5], "color": LINE, "lw": 0.7}
+        axis.plot(accuracy, np.arange(len(methods)) + lift[seed], **style)
+    for method in summary(runs).itertuples():
+        half = None if method.seeds < 2 else method.upper - method.mean
+        axis.errorbar(method.mean, methods.index(method.method) + MEAN, xerr=half, fmt="kD", ms=4, **ERROR_BAR)
+
+
+def _draw_differences(axis, table: pandas.DataFrame) -> None:
+    axis.axvline(0, color="0.5", lw=1, zorder=1)
+    axis.plot(0, 0, "kD", ms=4)  # the baseline against itself
+    for row, method in enumerate(table.itertuples(), start=1):
+        if method.seeds < 1:
+            continue
+        marker, colour, filling = VERDICTS[method.verdict]
+        half = None
+        if method.seeds > 1:
+            half = method.upper - method.difference
+            corner = (-method.detectable, row - BAND_HEIGHT / 2)
+            axis.add_patch(Rectangle(corner, 2 * method.detectable, BAND_HEIGHT, color=BAND, lw=0, zorder=0))
+        style = {"marker": marker, "color": colour, "mfc": filling, "ms": 6, **ERROR_BAR}
+        axis.errorbar(method.difference, row, xerr=half, **style)
+    axis.autoscale_view()
+    tested = table.p.notna().sum()
+    if tested > 1:
+        axis.set_title(f"verdicts corrected for {tested} comparisons", fontsize=9)
+
+
+def _legend() -> list[Line2D | Patch]:
+    """Column by column: what is drawn above, verdicts below."""
+    drawn = [
+        Line2D([], [], marker="o", ms=4, mew=0, mfc=PALETTE[5], color=LINE, lw=0.7, label="run; a line joins a seed's"),
+        Line2D([], [], marker="D", ms=4, color="black", lw=1.2, label="mean, 95 % t interval"),
+        Patch(color=BAND, lw=0, label="differences found less than 4 times in 5"),
+    ]
+    verdicts = [
+        Line2D([], [], marker=marker, color=colour, mfc=filling, ms=6, lw=1.2, label=verdict)
+        for verdict, (marker, colour, filling) in VERDICTS.items()
+    ]
+    return [mark for column in zip(drawn, verdicts, strict=True) for mark in column]
+
+
+# --- the caption ---------------------------------------------------------------------------------
+
+
+def _caption(group: Mapping[str, str], table: pandas.DataFrame, baseline: str) -> str:
+    pair = " from ".join(group[name] for name in ("student", "teacher") if name in group)
+    if table.empty:
+        return f"{pair}, {group['protocol']}: only {baseline}, with nothing to compare."
+    fewest, most = table.seeds.min(), table.seeds.max()
+    seeds = f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
+    said = ", ".join(_in_short(method) for method in table.itertuples())
+    return f"{pair}, {group['protocol']}, {seeds}, against {baseline} (points, 95 % interval, Holm's verdict): {said}."
+
+
+def _in_short(method) -> str:
+    if method.seeds == 0:
+        return f"{method.method} (no common seed, {method.verdict})"
+    if method.seeds == 1:
+        return f"{method.method} {method.difference:+z.2f} (1 seed, {method.verdict})"
+    interval = f"{method.lower:+z.2f} to {method.upper:+z.2f}"
+    return f"{method.method} {method.difference:+z.2f} ({interval}, {method.verdict})"

@@ -15,6 +15,7 @@ from spectralkd_nb import course, pictures
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law import Setting
+from spectralkd_nb.losses import spectral_shape_loss
 from spectralkd_nb.networks import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,6 +252,74 @@ def test_a_network_whose_alpha_does_not_fall_along_a_line_is_told_how_it_moves(s
 )
 def test_a_setting_that_theory_has_nothing_to_say_of_is_told_so(options):
     refused(course.check_straight_fall(Setting(**{"depth": 12, **options})), "3.3")
+
+
+# --- lesson 4 -----------------------------------------------------------------------------------
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    return pictures.power_law_field(16, 1.0, 8, torch.Generator().manual_seed(0))[None], torch.zeros(1, 8, 16, 16)
+
+
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 10**400, 10, True], ids=kind_of)
+def test_what_is_no_beta_is_told_so(answer):
+    assert refused(course.check_equal_octaves(answer, *pair()), "4.1").endswith("is no number between -10 and 10.")
+
+
+def test_two_octaves_are_equal_at_one_beta_only():
+    verdicts = {beta: course.check_equal_octaves(beta / 10, *pair()) for beta in range(-30, 30)}
+    solved = [beta for beta, verdict in verdicts.items() if verdict.solved]
+    assert solved
+    assert max(solved) - min(solved) <= 2
+    assert abs(solved[0] / 10 - (1.0 - 2)) < 0.3  # beta = alpha - 2
+    for beta in verdicts.keys() - set(solved):
+        coarser, finest = map(float, re.search(r"they have ([\d.]+) and ([\d.]+) %", verdicts[beta].text).groups())
+        assert (finest > coarser) == (beta > solved[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (3, "is no function"),
+        (lambda student: student, "it ends with TypeError"),
+        (lambda student, teacher: "a", "it ends with "),
+        (lambda student, teacher: (student - teacher).square().mean(), "of shifted features it says"),
+        (lambda student, teacher: student.square().mean(), "of equal features it says"),
+        (lambda student, teacher: (0 * student).sum(), "and more than 0 is wanted"),
+        (lambda student, teacher: (student.mean() - teacher.mean()).abs() * math.nan, "and more than 0 is wanted"),
+        (lambda student, teacher: (student.std() - teacher.std()).abs().detach(), "no gradient to learn from"),
+    ],
+)
+def test_a_loss_that_is_none_or_sees_shifts_is_told_why(loss, why):
+    assert why in refused(course.check_shift_blind_loss(loss), "4.2")
+
+
+def test_any_loss_without_phases_is_right():
+    assert course.check_shift_blind_loss(spectral_shape_loss).solved
+    assert course.check_shift_blind_loss(lambda student, teacher: (student.std() - teacher.std()).square()).solved
+
+
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 8.5, True], ids=kind_of)
+def test_what_is_no_number_of_seeds_is_told_so(answer):
+    assert refused(course.check_planned_seeds(answer), "4.3").endswith(f"{answer!r} is no whole number.")
+
+
+@pytest.mark.parametrize(("answer", "why"), [(1, "1 are too few"), (10**6, "1000000 are too many")])
+def test_too_few_or_too_many_seeds_are_told_so(answer, why):
+    assert why in refused(course.check_planned_seeds(answer), "4.3")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda: course.check_equal_octaves(None, *pair()),
+        lambda: course.check_shift_blind_loss(None),
+        lambda: course.check_planned_seeds(None),
+    ],
+)
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_4_open(verdict):
+    assert not verdict().solved
+    assert " is open: replace None by " in verdict().text
 
 
 def test_a_progress_bar_goes_through_everything():

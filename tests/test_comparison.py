@@ -211,6 +211,7 @@ def test_seeds_needed_depends_on_the_ratio_and_the_rest_as_it_should():
     ("changed", "said"),
     [
         ({"difference": 0.0}, "no number of seeds"),
+        ({"difference": 1e-9}, "takes over 10"),
         ({"difference": math.nan}, "finite"),
         ({"difference": math.inf}, "finite"),
         ({"deviation": -1.0}, "deviation"),

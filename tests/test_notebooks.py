@@ -24,6 +24,7 @@ EXEMPT = {
     "widgets.explore": "tests/test_widgets.py::test_slider_and_menu_move_picture_words_and_each_other",  # a widget
     "widgets.upload_picture": "tests/test_widgets.py::test_uploads_of_both_generations_of_widgets",  # a widget
     "widgets.TrainingView": "tests/test_widgets.py::test_a_training_view_draws_once_an_epoch",
+    "widgets.GridView": "tests/test_experiments.py::test_a_view_shows_table_reasons_and_the_current_run",
     "distillation.TerminalProgress": "tests/test_distillation.py::test_the_terminals_progress_says_each_epoch_once",
     "plots.use_style": "tests/test_plots.py::test_the_style_sets_palette_and_spines",  # it returns nothing
 }

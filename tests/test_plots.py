@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spectralkd_nb import operations, pictures, plots, spectra
+from spectralkd_nb import losses, operations, pictures, plots, spectra
 from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
 from spectralkd_nb.plots import style
 
@@ -42,6 +42,19 @@ SLOPES = pd.DataFrame(
         "seed": [0, 0, 0, 1, 1, 0, 0],
         "epoch": [0, 1, 16, 0, 16, 0, 16],
         "slope": [-0.05, 0.02, 0.07, -0.07, 0.05, 0.01, -0.01],
+    }
+)
+
+RUNS = pd.DataFrame(
+    {
+        "student": "a student",
+        "teacher": [None] * 3 + ["a teacher"] * 3,
+        "protocol": "quick",
+        "method": ["alone"] * 3 + ["KD"] * 3,
+        "seed": [0, 1, 2] * 2,
+        "accuracy": [70.0, 71.0, 72.5, 73.0, 73.5, 76.0],
+        "best": 77.0,
+        "seconds": 1.0,
     }
 )
 
@@ -87,6 +100,8 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
     table = pictures.measured_photographs()
     pair = {"trained": profile(), "untrained": profile(-0.05)}
     law = fit_depth_law(pair["trained"])
+    maps = (field[None, None, :64, :64], torch.zeros(1, 1, 64, 64))
+    error = losses.error_spectrum(*maps)
     return {
         "gallery": plots.gallery({"a": field, "b": torch.rand(3, 20, 30, generator=generator())}, "Two pictures."),
         "picture_and_power": plots.picture_and_power(field, "a field"),
@@ -107,6 +122,11 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "recursion": plots.recursion(MEASURED, PREDICTED, "white kernels", BAND),
         "gains_by_depth": plots.gains_by_depth({"trained": [1.0, -0.5, 0.75], "untrained": [0.0, 0.1, -0.1]}),
         "slopes_by_epoch": plots.slopes_by_epoch(SLOPES, "slopes"),
+        "heard_by_frequency": plots.heard_by_frequency({"a layer": maps}),
+        "weighted_error": plots.weighted_error(*maps, 1.5, "a layer"),
+        "gradient_spectra": plots.gradient_spectra({"a loss": error}, error, "gradients"),
+        "spectra_while_learning": plots.spectra_while_learning({0: error, 8: error}, error, 8, "a layer"),
+        "method_comparison": plots.method_comparison(RUNS, "alone"),
         "depth_summary": plots.depth_summary({"white kernels": (MEASURED, PREDICTED)}, pair, law),
     }
 

@@ -13,6 +13,7 @@ from spectralkd_nb.experiments.grid import do_run as do_run
 from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs
+from spectralkd_nb.experiments.plan import read_grid as read_grid
 from spectralkd_nb.experiments.records import Record, read_records, results_of
 from spectralkd_nb.experiments.records import finished_runs as finished_runs
 from spectralkd_nb.experiments.records import grid_results as grid_results

@@ -17,7 +17,7 @@ from test_distillation import QUICK, Tiny, same, stripes, tensors
 
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import Progress, train
-from spectralkd_nb.distillation.store import LOCK, RECORD, RunStore, is_busy
+from spectralkd_nb.distillation.store import LOCK, PATIENCE, RECORD, RunStore, is_busy
 
 fcntl = pytest.importorskip("fcntl")  # how Unix locks files; Windows' way cannot be tried here
 
@@ -127,8 +127,10 @@ def test_a_process_that_is_killed_leaves_no_lock(data, tmp_path):
     assert names_in(tmp_path) == ["run.json", "trained.pt"]
 
 
-def test_a_look_at_the_wrong_moment_is_no_training(data, tmp_path):
+def test_a_look_at_the_wrong_moment_is_no_training(data, tmp_path, monkeypatch):
     # Another process that asks whether the folder is busy has its lock for a moment.
+    assert PATIENCE > 0
+    monkeypatch.setattr("spectralkd_nb.distillation.store.PATIENCE", 60)  # however slow the machine is
     look = filelock.FileLock(tmp_path / LOCK, thread_local=False)
     look.acquire()
     moment = threading.Timer(0.05, look.release)

@@ -25,6 +25,7 @@ class LabelledImages:
         verified: what is known of the data's origin, in a sentence.
         pad: pixels of zeros around a training image before a random crop of its own size; 0 for no shift.
         flip: whether training images may be mirrored left to right.
+        groups: (N,) int64, one number for all training images that share pixels; None if none do.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LabelledImages:
     verified: str = "unverified"
     pad: int = 4
     flip: bool = True
+    groups: Tensor | None = None
 
     @cached_property
     def mean(self) -> Tensor:
@@ -62,28 +64,30 @@ class LabelledImages:
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def held_out(self, every: int) -> LabelledImages:
-        """The training images alone, one in `every` of each class held out as test images.
+        """The training images alone, about one in `every` of each class held out as test images.
 
-        For choices, such as weights of losses, that must not be made on the test images. Those are not in it.
+        For choices, such as weights of losses, that must not be made on the test images. Those are not in it. Images
+        that share pixels, `groups`, are held out together: else the choice would fall on what memorises best.
 
         Raises:
             ValueError: `every` is below 2, or nothing would be held out.
         """
         if every < 2:
             raise ValueError(f"every={every} would leave nothing to train with; give 2 or more")
-        place = torch.zeros_like(self.train_labels)  # of each image within its class
+        groups = torch.arange(len(self.train_labels)) if self.groups is None else self.groups
+        held = torch.zeros(len(groups), dtype=torch.bool)
         for label in self.train_labels.unique():
-            own = self.train_labels == label
-            place[own] = torch.arange(int(own.sum()), device=own.device)
-        held = place % every == every - 1
+            own = groups[self.train_labels.cpu() == label.cpu()].unique()
+            held |= torch.isin(groups, own[every - 1 :: every])
         if not held.any():
             raise ValueError(f"no class has {every} training images, so none would be held out")
         train, test = (
             self.train_images[which].contiguous(memory_format=torch.channels_last) for which in (~held, held)
         )
         labels = {"train_labels": self.train_labels[~held], "test_labels": self.train_labels[held]}
+        kept = None if self.groups is None else self.groups[~held]
         name = f"{self.name}, 1 in {every} held out"
-        return replace(self, name=name, train_images=train, test_images=test, **labels)
+        return replace(self, name=name, train_images=train, test_images=test, groups=kept, **labels)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ from spectralkd_nb.pictures import Picture, photographs
 MARGIN = 4  # pixels by which a tile is larger than a patch
 TEST_TILES = 4  # one tile in so many is for testing
 LEAST_CONTRAST = 2 / 255  # standard deviation of a patch; flatter ones, such as a black sky, look alike everywhere
+MOST_TILES = 10**6  # of one photograph, so that numbers of tiles do not meet
 CONTRAST = 0.2  # standard deviation that every patch is brought to, of values 0..1
 
 
@@ -34,10 +35,14 @@ def photograph_patches(size: int = 32, train: int = 100, test: int = 150, seed: 
     }
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {"train": [], "test": []}
-    for picture in pictures.values():
+    tiles: list[Tensor] = []
+    for number, picture in enumerate(pictures.values()):
         places = _places(picture, size, generator)
         for part, count in (("train", train), ("test", test)):
-            parts[part].append(_patches(picture, places[part], count, size, generator))
+            corners = _drawn(picture, places[part], count, size, generator)
+            parts[part].append(_patches(picture, corners, size))
+            if part == "train":
+                tiles.append(_tile_of(*corners.T, picture, size) + number * MOST_TILES)
 
     def together(part: str, count: int) -> tuple[Tensor, Tensor]:
         images = torch.cat(parts[part]).contiguous(memory_format=torch.channels_last)
@@ -49,23 +54,35 @@ def photograph_patches(size: int = 32, train: int = 100, test: int = 150, seed: 
         *together("test", test),
         tuple(pictures),
         "cut from the photographs that scikit-image ships",
+        groups=torch.cat(tiles),
     )
 
 
 def _places(picture: Picture, size: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Corners (n, 2) of all patches that lie inside one tile and have something on them, for training and testing."""
-    height, width = picture.size
-    tile = size + MARGIN
-    rows, columns = height // tile, width // tile
+    rows, columns = _tiles(picture, size)
     order = torch.randperm(rows * columns, generator=generator)
     is_test = torch.zeros(rows * columns, dtype=torch.bool)
     is_test[order[: max(1, rows * columns // TEST_TILES)]] = True
 
+    tile = size + MARGIN
     shown = _contrast(picture, size) >= LEAST_CONTRAST
     top, left = torch.meshgrid(*(torch.arange(n) for n in shown.shape), indexing="ij")
     inside = (top % tile <= MARGIN) & (left % tile <= MARGIN) & (top // tile < rows) & (left // tile < columns)
-    tested = is_test[((top // tile).clamp(max=rows - 1) * columns + (left // tile).clamp(max=columns - 1))]
+    tested = is_test[_tile_of(top, left, picture, size)]
     return {part: torch.nonzero(inside & shown & (tested == (part == "test"))) for part in ("train", "test")}
+
+
+def _tiles(picture: Picture, size: int) -> tuple[int, int]:
+    """Rows and columns of whole tiles in a picture."""
+    return tuple(side // (size + MARGIN) for side in picture.size)
+
+
+def _tile_of(top: Tensor, left: Tensor, picture: Picture, size: int) -> Tensor:
+    """The number of the tile that each corner lies in; beyond the last whole one, of that."""
+    rows, columns = _tiles(picture, size)
+    tile = size + MARGIN
+    return (top // tile).clamp(max=rows - 1) * columns + (left // tile).clamp(max=columns - 1)
 
 
 def _contrast(picture: Picture, size: int) -> Tensor:
@@ -76,14 +93,18 @@ def _contrast(picture: Picture, size: int) -> Tensor:
     return (square - mean.square()).clamp(min=0).sqrt()
 
 
-def _patches(picture: Picture, places: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, size, size) uint8, of equal brightness and contrast."""
+def _drawn(picture: Picture, places: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """(count, 2) corners, each place at most once."""
     if len(places) < count:
         raise ValueError(
             f"{picture.name} has {len(places)} places for patches of {size} pixels, and {count} are wanted"
         )
-    chosen = places[torch.randperm(len(places), generator=generator)[:count]].tolist()
-    cut = torch.stack([picture.display[:, top : top + size, left : left + size] for top, left in chosen])
+    return places[torch.randperm(len(places), generator=generator)[:count]]
+
+
+def _patches(picture: Picture, corners: Tensor, size: int) -> Tensor:
+    """(count, 3, size, size) uint8, of equal brightness and contrast."""
+    cut = torch.stack([picture.display[:, top : top + size, left : left + size] for top, left in corners.tolist()])
     mean, std = cut.mean((1, 2, 3), keepdim=True), cut.std((1, 2, 3), keepdim=True)
     equal = ((cut - mean) / std * CONTRAST + 0.5).clamp(0, 1)
     return (equal * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)

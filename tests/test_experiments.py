@@ -24,6 +24,7 @@ import pytest
 import torch
 from test_distillation import assert_equal, stripes, tensors
 from torch import nn
+from torch.testing import assert_close
 
 from spectralkd_nb import course, experiments, widgets
 from spectralkd_nb.__main__ import main
@@ -50,7 +51,8 @@ from spectralkd_nb.experiments.methods import measured_alpha
 from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
-from spectralkd_nb.networks import build
+from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
+from spectralkd_nb.networks import build, load_weights
 
 Grid = dict[str, Any]
 
@@ -553,6 +555,28 @@ def test_held_out_images_are_of_every_class_and_in_one_place_only(every, counts)
     assert part.fingerprint != whole.fingerprint
     assert float(part.mean[0]) == pytest.approx(np.mean(train_numbers) / 255)  # of the images that are left
     assert_equal(whole.held_out(every).test_labels, part.test_labels)
+
+
+def test_images_that_share_pixels_are_held_out_together():
+    whole = replace(three_classes(), groups=torch.arange(24) // 6 * 3 + three_classes().train_labels)
+    part = whole.held_out(2)
+    held = set(whole.groups.tolist()) - set(part.groups.tolist())
+    numbers = part.test_images[:, 0, 0, 0].tolist()
+    assert held
+    assert sorted(numbers) == [i for i, group in enumerate(whole.groups.tolist()) if group in held]
+    assert set(part.test_labels.tolist()) == {0, 1, 2}
+
+
+def test_patches_of_one_tile_of_the_built_in_task_stay_together():
+    whole = open_dataset("photographs")
+    part = whole.held_out(4)
+    kept = set(part.groups.tolist())
+    held = [i for i, group in enumerate(whole.groups.tolist()) if group not in kept]
+    assert_equal(part.test_images, whole.train_images[held])
+    assert (part.test_labels.bincount() > 10).all()
+    for label in range(len(whole.classes)):  # a tile is of one photograph
+        others = whole.groups[whole.train_labels != label]
+        assert not torch.isin(whole.groups[whole.train_labels == label], others).any()
 
 
 def test_what_cannot_be_held_out_is_refused():
@@ -1101,6 +1125,39 @@ def test_a_lesson_runs_a_grid_behind_a_view(grid, done, monkeypatch, trained):
 
 
 # --- the command ---------------------------------------------------------------------------------
+
+
+def test_spectra_of_students_are_those_of_the_epochs_that_were_kept(grid, tmp_path, shades):
+    grid |= {"keep_epochs": [1, 2], "seeds": [0, 1]}
+    grid["methods"] = {name: grid["methods"][name] for name in ("alone", "KD")}
+    run_grid(grid, tmp_path / "store")
+    layers = ["layer1", "layer2"]
+    table = grid_spectra(grid, tmp_path / "store", layers, all_epochs_of=1)
+    told = table.groupby(["method", "seed"])["epoch"].unique()
+    assert {key: list(epochs) for key, epochs in told.items()} == {
+        (method, seed): [0, 1, 2] if seed else [2] for method in ("alone", "KD") for seed in (0, 1)
+    }
+    teacher = build("vgg8x0.125", 2, seed=5)
+    plan = planned_runs(grid)[1]
+    student = load_weights(build("vgg8x0.0625", 2), tmp_path / "store" / plan.folder / "epoch_002.safetensors")
+    load_weights(teacher, plan.teacher_weights)
+    for network, whose in ((student, (plan.method, plan.seed, 2)), (teacher, ("teacher", None, None))):
+        measured = activation_spectra(network, shades.normalise(shades.test_images), layers, "none", progress=False)
+        for layer in layers:
+            stored = stored_spectrum(table, whose[0], layer, *whose[1:])
+            assert_close(stored.power, measured.spectrum(layer).power, rtol=1e-6, atol=0)
+            assert_equal(stored.frequency, measured.spectrum(layer).frequency)
+            assert_equal(stored.modes, measured.spectrum(layer).modes)
+    assert stored.shape == measured.spectrum(layers[-1]).shape
+
+
+def test_spectra_are_written_by_a_command(grid_file, tmp_path, capsys):
+    text = grid_file.read_text().replace("seeds = [0, 1]", "seeds = [0]\nkeep_epochs = [2]")
+    grid_file.write_text(text)
+    run_grid(grid_file, tmp_path / "store")
+    main(["grid-spectra", str(grid_file), str(tmp_path / "store"), str(tmp_path / "a" / "s.csv"), "--layers", "layer1"])
+    assert "rings measured" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "a" / "s.csv")["epoch"].dropna()) == {0, 2}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from test_distillation import QUICK, InterruptedAt, Tiny, same, stripes, tensors
 from torch import nn
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, SoftTargets, train
@@ -226,6 +227,33 @@ def matching(base: nn.Module | None = None, seed: int = 0, **changes) -> Feature
     connector = Connector.between(torch.zeros(1, 4, 8, 8), torch.zeros(1, 6, 8, 8), seed)
     told = {"loss": hint_loss, "student": "bn", "teacher": "bn", "connector": connector} | changes
     return FeatureMatching(base or CrossEntropy(), [Match("hint", **told)])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_fitted_connector_recovers_a_linear_map(stride):
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(4, 3, 8, 8, generator=generator)
+    true = nn.Conv2d(3, 5, 1, stride)
+    fitted = Connector.fitted(student, true(student))
+    assert fitted.stride == (stride, stride)
+    assert_close(fitted.weight, true.weight, atol=1e-5, rtol=0)
+    assert_close(fitted.bias, true.bias, atol=1e-5, rtol=0)
+
+
+def test_no_connector_is_better_than_the_fitted_one():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, channels, 6, 6, generator=generator) + 2 for channels in (3, 5))
+    student[:, 1] = 0  # a dead channel
+    fitted = Connector.fitted(student, teacher)
+    least = hint_loss(fitted(student), teacher)
+    (slope,) = torch.autograd.grad(least, fitted.weight)
+    assert slope.abs().max() < 1e-6
+    for parameter in fitted.parameters():
+        for step in (-0.01, 0.01):
+            with torch.no_grad():
+                parameter.add_(step)
+                assert hint_loss(fitted(student), teacher) >= least
+                parameter.sub_(step)
 
 
 def test_the_terms_are_those_of_the_base_and_the_matches(batch):

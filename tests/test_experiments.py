@@ -46,7 +46,7 @@ from spectralkd_nb.experiments import (
     run_grid,
     write_records,
 )
-from spectralkd_nb.experiments.grid import GridProgress
+from spectralkd_nb.experiments.grid import Bench, GridProgress
 from spectralkd_nb.experiments.methods import measured_alpha
 from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
@@ -504,6 +504,10 @@ def test_alpha_is_measured_without_edge_treatment_and_rounded(shades, pair):
     assert found != round(alpha("periodic"), 2)
     method = {"cross-entropy": 1.0, "whitened": {"weight": 1, "layers": ["layer1"]}}
     assert f"whitened_spectral_loss with alpha={found!r} on" in repr(method_step(method, *pair, shades)[0])
+    method["whitened"]["layers"] = [["layer1", "layer2"]]
+    its = measured_alpha(teacher, shades, "layer2")
+    assert its != found
+    assert f"with alpha={its!r} on layer1 through" in repr(method_step(method, *pair, shades)[0])
     method["whitened"]["alpha"] = 1.23456
     assert "whitened_spectral_loss with alpha=1.23456 on" in repr(method_step(method, *pair, shades)[0])
 
@@ -786,16 +790,30 @@ def test_teacher_weights_that_have_changed_since_are_found(grid, tmp_path, done)
         do_run(replace(plan, teacher_weights=str(tmp_path / "other.pt")), store / plan.folder)
 
 
-def test_a_run_does_not_depend_on_those_before_it(grid, tmp_path):
-    # Both trainings bring the teacher into a memory layout of their own, in which sums are rounded otherwise.
-    grid |= {"seeds": [0], "methods": {"two terms": grid["methods"]["two terms"]}}
-    both = copy.deepcopy(grid)
-    both["protocols"] = {"other": {**grid["protocols"]["quick"], "epochs": 1}, **grid["protocols"]}
-    grid["protocols"]["quick"]["channels_last"] = both["protocols"]["quick"]["channels_last"] = False
-    run_grid(grid, tmp_path / "alone")
-    run_grid(both, tmp_path / "after another")
-    (folder,) = (plan.folder for plan in planned_runs(grid))
-    assert_equal(outcomes(tmp_path / "after another")[folder], outcomes(tmp_path / "alone")[folder])
+def test_a_runs_seed_is_that_of_its_student_and_of_its_connectors(grid, tmp_path, monkeypatch):
+    grid["methods"] = {"hint": {"cross-entropy": 1.0, "hint": {"weight": 1.0, "layers": ["layer1"]}}}
+    maps = torch.zeros(1, 4, 16, 16), torch.zeros(1, 8, 16, 16)
+    begun = []
+
+    def noted(student: nn.Module, *arguments: Any, **options: Any) -> Run:
+        begun.append((tensors(student), tensors(options["step"].matches[0].connector), options["seed"]))
+        return train(student, *arguments, **options)
+
+    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", noted)
+    run_grid(grid, tmp_path)
+    wanted = [(build("vgg8x0.0625", 2, seed=seed), Connector.between(*maps, seed), seed) for seed in (0, 1)]
+    assert_equal(begun, [(tensors(student), tensors(connector), seed) for student, connector, seed in wanted])
+
+
+def test_every_run_has_a_teacher_of_its_own(grid):
+    # A training moves it to a device and into a memory layout, where the next would round otherwise.
+    bench, (plan, *_) = Bench(), [plan for plan in planned_runs(grid) if plan.teacher]
+    first = bench.teacher_of(plan).to(memory_format=torch.channels_last)
+    nn.init.zeros_(first.fc.weight)
+    second = bench.teacher_of(plan)
+    assert second.layer2[0].weight.is_contiguous()
+    assert not second.training
+    assert_equal(tensors(second), tensors(build("vgg8x0.125", 2, seed=5)))
 
 
 def test_a_run_can_be_done_again_from_its_record(grid, done, tmp_path):
@@ -1029,6 +1047,8 @@ def test_a_grids_progress_is_one_table(grid):
     assert table.columns.tolist() == [0, 1]
     assert table[0].tolist() == ["61.5 %", "failed", "epoch 1 of 2"]
     assert table[1].tolist() == ["elsewhere", "cut off", "to do"]
+    grid["methods"] = dict(reversed(grid["methods"].items()))
+    assert [row[-1] for row in progress_table(told(grid, *STATES)).index] == ["two terms", "KD", "alone"]
 
 
 def test_a_cell_without_a_run_is_empty(grid):

@@ -223,13 +223,13 @@ def spectra_while_learning(
     below.set(xlabel="epoch")
     below.set_title("distance of the shapes, ln power", fontsize=9)
     low, high = default_band(teacher.shape)
-    exponents = f"alpha {alphas[now]:.2f}, the teacher's {goal:.2f}, from {low:.3f} to {high:g} cycles a pixel"
+    exponents = f"alpha {alphas[now]:.2f}, the teacher's {goal:.2f} ({low:.3f} to {high:g} cycles a pixel)"
     if not math.isfinite(alphas[now] + goal):
         exponents = NO_ALPHA
     return CaptionedFigure(
         figure,
-        f"{title}, {_when(epoch)}: {exponents}; both spectra divided by their means, the power of a typical mode "
-        f"differs from the teacher's by a factor of {math.exp(distances[now]):.2f}.",
+        f"{title}, {_when(epoch)}: {exponents}; relative to the mean, a typical mode's power is off by a factor of "
+        f"{math.exp(distances[now]):.2f}.",
     )
 
 

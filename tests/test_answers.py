@@ -270,11 +270,12 @@ def test_two_octaves_are_equal_at_one_beta_only():
     verdicts = {beta: course.check_equal_octaves(beta / 10, *pair()) for beta in range(-30, 30)}
     solved = [beta for beta, verdict in verdicts.items() if verdict.solved]
     assert solved
-    assert max(solved) - min(solved) <= 2
-    assert abs(solved[0] / 10 - (1.0 - 2)) < 0.3  # beta = alpha - 2
+    assert max(solved) - min(solved) <= 4
+    assert min(abs(beta / 10 - (1.0 - 2)) for beta in solved) < 0.3  # beta = alpha - 2
     for beta in verdicts.keys() - set(solved):
         coarser, finest = map(float, re.search(r"they have ([\d.]+) and ([\d.]+) %", verdicts[beta].text).groups())
         assert (finest > coarser) == (beta > solved[0])
+    assert course.check_equal_octaves(torch.tensor(solved[0] / 10), *pair()).solved
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ A grid is plain data (`plan`), and so is a method of distillation (`methods`). `
 have yet; `comparison` says what the seeds allow to say.
 """
 
-from spectralkd_nb.experiments.comparison import compare_methods, seeds_needed, summary
-from spectralkd_nb.experiments.comparison import paired_difference as paired_difference
+from spectralkd_nb.experiments.comparison import compare_methods, paired_difference, seeds_needed, summary
 from spectralkd_nb.experiments.grid import do_run as do_run
 from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
@@ -25,6 +24,7 @@ __all__ = [
     "Record",
     "compare_methods",
     "method_step",
+    "paired_difference",
     "planned_runs",
     "read_records",
     "results_of",

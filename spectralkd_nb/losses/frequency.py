@@ -175,8 +175,9 @@ def gradient_agreement(losses: Mapping[str, Loss], student: Tensor, teacher: Ten
         ValueError: as `gradient_spectrum`.
     """
     gradients = torch.stack([_gradient(loss, student, teacher).flatten().cpu().double() for loss in losses.values()])
-    directions = gradients / torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-    return (directions @ directions.T).clamp(-1, 1)
+    products = gradients @ gradients.T
+    lengths = products.diagonal().sqrt()
+    return (products / torch.outer(lengths, lengths)).clamp(-1, 1)
 
 
 def _gradient(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:

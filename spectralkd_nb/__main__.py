@@ -91,26 +91,36 @@ def write_epoch_profiles(folders: list[Path], data: str, out: Path) -> None:
 
 
 def do_grid(options: argparse.Namespace) -> None:
-    """Run a grid to its end and print how its methods compare."""
-    methods = {plan.method for plan in planned_runs(options.grid)}
+    """Run a grid to its end and print how its methods compare.
+
+    Raises:
+        ValueError: runs failed; said last, when all else is written.
+    """
+    grid = read_grid(options.grid)
+    methods = {plan.method for plan in planned_runs(grid)}
     if options.baseline and options.baseline not in methods:  # said before hours of training, and not after
         raise ValueError(f"no method is called {options.baseline!r}; there are {', '.join(map(repr, sorted(methods)))}")
     with TerminalGrid() as progress:
-        runs = run_grid(options.grid, options.store, retry=options.retry, callback=progress)
+        runs = run_grid(grid, options.store, retry=options.retry, callback=progress)
     finished = runs[runs["state"] == "finished"]
-    print(summary(finished).to_string(index=False, float_format="%.2f"))
-    if options.baseline:
-        print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
     if options.records:
         options.records.parent.mkdir(parents=True, exist_ok=True)
-        write_records(finished_runs(options.grid, options.store), options.records)
+        write_records(finished_runs(grid, options.store), options.records)
         print(f"{len(finished)} runs -> {options.records}")
+    if len(finished):
+        print(summary(finished).to_string(index=False, float_format="%.2f"))
+    if options.baseline and options.baseline not in set(finished["method"]):
+        print(f"no run of {options.baseline!r} is finished, so there is nothing to compare with")
+    elif options.baseline:
+        print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
+    if failed := (runs["state"] == "failed").sum():
+        raise ValueError(f"{failed} of {len(runs)} runs failed; the reasons are above, and --retry tries them again")
 
 
 def write_grid_spectra(options: argparse.Namespace) -> None:
     """What `grid_spectra` finds, to six digits; of the grid's first seed at every kept epoch."""
-    first = read_grid(options.grid)["seeds"][0]
-    table = grid_spectra(options.grid, options.store, options.layers, all_epochs_of=first)
+    grid = read_grid(options.grid)
+    table = grid_spectra(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
     write_table(table, options.out, "%.6g")
     print(f"{len(table)} rings measured -> {options.out}")
 

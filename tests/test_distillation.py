@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -587,7 +588,73 @@ def test_a_run_that_was_stopped_keeps_the_epochs_that_are_left(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("epoch_*")) == ["epoch_001.safetensors", "epoch_002.safetensors"]
 
 
+def test_a_run_that_was_stopped_behind_an_epoch_cannot_keep_it_any_more(data, tmp_path):
+    with pytest.raises(RuntimeError, match="the view is gone"):
+        train(Tiny(), data, QUICK, folder=tmp_path, checkpoint_seconds=0, callback=gone_after_the_first_epoch)
+    with pytest.raises(ValueError, match="is past epoch 1 and did not keep epoch 1; train it again in another folder"):
+        train(Tiny(), data, QUICK, folder=tmp_path, keep_epochs=(1, 2))
+    train(Tiny(), data, QUICK, folder=tmp_path, keep_epochs=np.array([2]))
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_002.safetensors"]
+
+
+def gone_after_the_first_epoch(progress) -> None:
+    if progress.epoch == 2:
+        raise RuntimeError("the view is gone")
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began(data, tmp_path, monkeypatch):
+    began = {"folder": tmp_path, "checkpoint_seconds": 0}
+    with monkeypatch.context() as patched:  # as on a device that has bfloat16
+        patched.setattr("spectralkd_nb.distillation.training._precision", lambda _: "bfloat16")
+        unbroken = train(Tiny(), data, QUICK)
+        with pytest.raises(RuntimeError, match="the view is gone"):
+            train(Tiny(), data, QUICK, callback=gone_after_the_first_epoch, **began)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    run = train(Tiny(), data, QUICK, folder=tmp_path)
+    assert run.precision == unbroken.precision == "bfloat16"
+    assert same(tensors(run.network), tensors(unbroken.network))
+    # A checkpoint of earlier days does not tell it.
+    del kept["precision"]
+    (tmp_path / "old").mkdir()
+    torch.save(kept, tmp_path / "old" / "checkpoint.pt")
+    assert train(Tiny(), data, QUICK, folder=tmp_path / "old").precision == "float32"
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(data, tmp_path):
+    def delete(_) -> None:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    run = train(Tiny(), data, QUICK, folder=tmp_path / "run", keep_epochs=(2,), checkpoint_seconds=0, callback=delete)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "trained.pt"]
+    assert read_run(tmp_path / "run" / "run.json") == run
+
+
+def test_a_damaged_file_of_a_run_is_named(data, tmp_path):
+    train(Tiny(), data, QUICK, folder=tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("run.json", "trained.pt")}
+    for name, content in whole.items():
+        for damage in (b"", b"[]", content[: len(content) // 2], b"\xff" + content):
+            (tmp_path / name).write_bytes(damage)
+            with pytest.raises(ValueError, match=f"{name} is damaged and cannot be read; delete it"):
+                train(Tiny(), data, QUICK, folder=tmp_path)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "trained.pt").unlink()
+    with pytest.raises(ValueError, match=r"run\.json has no trained\.pt beside it; delete it"):
+        train(Tiny(), data, QUICK, folder=tmp_path)
+    (tmp_path / "run.json").unlink()
+    for damage in (b"", whole["trained.pt"], whole["trained.pt"][:500]):  # that of weights is no checkpoint
+        (tmp_path / "checkpoint.pt").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged and cannot be read; delete it"):
+            train(Tiny(), data, QUICK, folder=tmp_path)
+
+
 def test_epochs_that_cannot_be_kept_are_refused(tmp_path):
+    for epochs in (1, "1", None):
+        with pytest.raises(ValueError, match=r"keep_epochs=.* is no list; name epochs, for example"):
+            train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=epochs)
+    for epoch in (1.0, True, "1"):
+        with pytest.raises(ValueError, match=f"names epoch {epoch}, and the run has epochs 1 to 2"):
+            train(Tiny(), stripes(), QUICK, folder=tmp_path, keep_epochs=[epoch])
     with pytest.raises(ValueError, match="name one"):
         train(Tiny(), stripes(), QUICK, keep_epochs=(1,))
     with pytest.raises(ValueError, match="names epoch 3, and the run has epochs 1 to 2"):

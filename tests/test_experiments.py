@@ -299,7 +299,10 @@ REFUSED = [
     ("grid", {"pairs": {"student": "resnet8"}}, "the grid's pairs are .*; give a list"),
     ("grid", {"methods": ["alone"]}, "the grid's methods are .*; give a table"),
     ("grid", {"keep_epochs": [1, 3]}, r"keep_epochs=\[1, 3\]: protocol 'quick' has epochs 1 to 2"),
-    ("grid", {"keep_epochs": 1.5}, "keep_epochs=1.5: protocol 'quick' has epochs 1 to 2"),
+    ("grid", {"keep_epochs": [1.5]}, r"keep_epochs=\[1.5\]: protocol 'quick' has epochs 1 to 2"),
+    *(("grid", {"keep_epochs": epochs}, "keep_epochs=.* is no list; name epochs") for epochs in (1, 1.5, "1")),
+    ("grid", {2: 1, None: 2, "sedes": [1]}, "a grid has no 2; it has"),
+    ("grid", {"methods": {1: {"cross-entropy": 1.0}, "KD": {}}}, "one of the grid's methods is called 1, which is no"),
     *(("grid", {"seeds": [0, seed]}, "is no whole number from 0 on") for seed in (-1, 1.0, "1", True, None)),
     # --- pairs
     ("grid", {"pairs": ["resnet8"]}, "a pair is 'resnet8'; give a table with student"),
@@ -333,6 +336,7 @@ REFUSED = [
     # --- protocols
     ("grid", {"protocols": {"quick": "photographs"}}, "protocol 'quick' is 'photographs'; give a table with data"),
     ("protocol", {"data": ...}, "protocol 'quick' needs 'data'"),
+    *(("protocol", {"data": data}, f"data='{data}' is no name; name a data set") for data in ("", " ", "/")),
     ("protocol", {"epoch": 3}, "protocol 'quick' has no 'epoch'; it has augment, batch_size"),
     ("protocol", {"epochs": 0}, "protocol 'quick': epochs=0, batch_size=16: both must be 1 or more"),
     ("protocol", {"schedule": "cosine"}, "protocol 'quick': schedule='cosine' is not known"),
@@ -369,6 +373,35 @@ def test_one_teacher_with_two_weights_is_refused(grid):
     grid["pairs"].append({**grid["pairs"][0], "teacher_weights": "other.pt"})
     with pytest.raises(ValueError, match="with different weights cannot be told apart"):
         planned_runs(grid)
+
+
+def test_the_folder_that_one_is_in_has_a_name_too(grid, tmp_path, monkeypatch):
+    (tmp_path / "shades").mkdir()
+    monkeypatch.chdir(tmp_path / "shades")
+    there = planned_runs(changed(grid, "protocol", {"data": "."}))
+    assert {plan.data_name for plan in there} == {"shades"}
+    assert [plan.folder for plan in there] == [plan.folder for plan in planned_runs(grid)]
+
+
+def test_no_teacher_is_built_untrained(grid, shades):
+    plan = planned_runs(changed(grid, "pair", {"teacher_weights": None}))[1]
+    plan = replace(plan, setting={**plan.setting, "data": "/"})  # what no grid lets through
+    with pytest.raises(ValueError, match="data='/' has no name to find weights by; give teacher_weights"):
+        Bench({("/", 0): shades}).teacher_of(plan)
+
+
+def test_numbers_of_numpy_are_numbers(grid):
+    usual = planned_runs(grid | {"keep_epochs": [1]})
+    numpy = grid | {"seeds": list(np.arange(2)), "keep_epochs": [np.int64(1)]}
+    assert planned_runs(numpy) == usual
+    assert [plan.folder for plan in planned_runs(numpy)] == [plan.folder for plan in usual]
+    with pytest.raises(ValueError, match=r"seed 0\.0 is no whole number"):
+        planned_runs(grid | {"seeds": [np.float64(0)]})
+
+
+def test_a_file_with_a_byte_order_mark_is_read(grid, place, tmp_path):
+    (tmp_path / "grid.toml").write_text(TOML.format(place=place), encoding="utf-8-sig")
+    assert planned_runs(tmp_path / "grid.toml") == planned_runs(grid)
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path):
@@ -443,6 +476,13 @@ def test_a_method_says_the_same_in_whatever_order_it_is_written(shades, pair):
     bands = ((0.1, 0.5), [0.1, 0.5])
     exponents = [{"cross-entropy": 1, "exponent": shape | {"band": band}} for band in bands]
     assert len({repr(method_step(method, *pair, shades)[0]) for method in exponents}) == 1
+
+
+def test_a_method_that_needs_a_teacher_says_so(shades, pair):
+    hint = {"hint": {"weight": 1, "layers": ["layer1"]}}
+    for method, asks in (({"soft targets": 0.9}, "'soft targets'"), (hint, "'hint'")):
+        with pytest.raises(ValueError, match=f"a method with {asks} needs a teacher, and there is none; pass one"):
+            method_step({"cross-entropy": 1.0} | method, pair[0], None, shades)
 
 
 def test_only_losses_that_compare_features_of_one_shape_get_connectors(shades, pair):
@@ -767,6 +807,52 @@ def test_a_callback_that_fails_is_no_failure_of_the_run(grid, tmp_path):
     assert grid_results(grid, tmp_path).state.tolist() == ["to do"] * 6
 
 
+@pytest.mark.parametrize("error", [BlockingIOError, PermissionError, OSError])
+def test_a_callback_that_cannot_write_is_told_of_and_not_taken_for_another_process(grid, tmp_path, error):
+    def gone(progress: GridProgress) -> None:
+        if progress.run is not None:
+            raise error(errno.EWOULDBLOCK, "the pipe is full")
+
+    with pytest.raises(error, match="the pipe is full"):
+        run_grid(grid, tmp_path, callback=gone)
+    assert grid_results(grid, tmp_path).state.tolist() == ["to do"] * 6
+
+
+def test_finished_runs_of_other_data_are_found_before_the_first_training(grid, done, place, tmp_path, trained):
+    arrays = dict(np.load(place / "shades.npz"))
+    arrays["train_images"] = 255 - arrays["train_images"]
+    np.savez(tmp_path / "shades.npz", **arrays)
+    other = changed(grid, "protocol", {"data": str(tmp_path / "shades.npz")})
+    assert run_grid(other, done).state.tolist() == ["finished"] * 6  # nothing is left, so nothing is looked at
+    first = planned_runs(grid)[0].folder
+    with pytest.raises(ValueError, match=f"{first} was trained on other data than .*shades.npz holds now; delete it"):
+        run_grid(other | {"seeds": [0, 1, 2]}, done)
+    assert trained == []
+
+
+def test_finished_runs_from_another_teacher_are_found_before_the_first_training(grid, done, tmp_path, trained):
+    store = shutil.copytree(done, tmp_path / "store")
+    alone, kd, *_ = planned_runs(grid)
+    file = store / kd.folder / "run.json"
+    run = json.loads(file.read_text())
+    run["protocol"]["teacher fingerprint"] = "0" * 16  # as if the weights had been others in those days
+    file.write_text(json.dumps(run))
+    with pytest.raises(ValueError, match=f"{kd.folder} was trained from another vgg8x0.125 than the one that is there"):
+        run_grid(grid | {"seeds": [0, 1, 2]}, store)
+    assert trained == []
+    # Where only students alone are left to do, no teacher is loaded.
+    shutil.rmtree(store / alone.folder)
+    run_grid(grid, store)
+    assert trained == [alone.folder]
+
+
+def test_a_grid_that_is_edited_meanwhile_goes_on_as_it_began(done, place, tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text(TOML.format(place=place))
+    table = run_grid(file, done, callback=lambda _: file.write_text("seeds = ["))
+    assert table.state.tolist() == ["finished"] * 6
+
+
 def test_a_run_that_another_process_takes_at_the_last_moment_is_no_failure(grid, tmp_path, monkeypatch):
     grid["seeds"] = [0]
     calls = []
@@ -949,6 +1035,40 @@ def test_a_store_is_told_run_by_run(grid, done, tmp_path):
     assert grid_results(grid, store).state.tolist()[3] == "to do"
 
 
+def test_a_damaged_file_is_a_failure_of_its_run_alone(grid, done, tmp_path):
+    store = shutil.copytree(done, tmp_path / "store")
+    record, failure, checkpoint, *_ = (plan.folder for plan in planned_runs(grid))
+    (store / record / "run.json").write_text('{"pair": ')
+    for folder in (failure, checkpoint):
+        shutil.rmtree(store / folder)
+    (store / f"{failure}.failed.json").write_text("[]")
+    (store / checkpoint).mkdir()
+    (store / checkpoint / "checkpoint.pt").write_bytes(b"half")
+    table = run_grid(grid, store)
+    assert table.state.tolist() == ["failed"] * 3 + ["finished"] * 3
+    files = (f"{record}/run.json", f"{failure}.failed.json", f"{checkpoint}/checkpoint.pt")
+    for reason, file in zip(table.reason, files, strict=False):
+        assert reason.endswith(f"{store / file} is damaged and cannot be read; delete it")
+    assert len(finished_runs(grid, store)) == 3
+    for file in files:
+        (store / file).unlink()
+    assert run_grid(grid, store, retry=True).state.tolist() == ["finished"] * 6
+
+
+def test_a_failure_that_vanishes_as_it_is_read_is_none(grid, tmp_path, monkeypatch):
+    for plan in planned_runs(grid):
+        failure_file(plan, tmp_path).write_text('{"reason": "ValueError: no"}')
+    read = Path.read_text
+
+    def too_late(file: Path, *arguments: Any) -> str:
+        if file.parent == tmp_path:  # and nothing of the package's own
+            file.unlink()
+        return read(file, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", too_late)
+    assert grid_results(grid, tmp_path).state.tolist() == ["to do"] * 6
+
+
 def test_a_store_without_any_run_and_one_of_students_alone_are_tables_too(grid, done, tmp_path):
     table = grid_results(grid, tmp_path / "none")
     assert table.state.tolist() == ["to do"] * 6
@@ -990,6 +1110,18 @@ def test_records_are_one_line_a_run_and_read_back(grid, done, tmp_path):
         assert kept.run.recipe == json.loads(json.dumps(asdict(kept.plan.recipe)))
     assert any(kept.run.curves != record.run.curves for kept, record in zip(again, records, strict=True))
     pd.testing.assert_frame_equal(results_of(again), results_of(records))
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"plan": {}, "run": {}}', '{"plan": 1}'])
+def test_a_damaged_line_of_records_is_named_and_blank_ones_are_skipped(grid, done, tmp_path, damage):
+    records, file = finished_runs(grid, done)[:2], tmp_path / "records.jsonl"
+    write_records(records, file)
+    whole = file.read_text()
+    file.write_text("\n" + whole.replace("\n", "\n \n"))
+    assert [record.plan for record in read_records(file)] == [record.plan for record in records]
+    file.write_text(f"{whole}\n{damage}\n")
+    with pytest.raises(ValueError, match=r"line 4 of .*records\.jsonl is damaged and cannot be read; delete it"):
+        read_records(file)
 
 
 def test_records_are_written_whole_or_not_at_all(grid, done, tmp_path, monkeypatch):
@@ -1171,6 +1303,41 @@ def test_spectra_of_students_are_those_of_the_epochs_that_were_kept(grid, tmp_pa
     assert stored.shape == measured.spectrum(layers[-1]).shape
 
 
+def test_spectra_are_of_each_protocol_and_ambiguous_ones_are_refused(grid, tmp_path, shades, monkeypatch):
+    grid |= {"keep_epochs": [1], "seeds": [0], "methods": {"KD": grid["methods"]["KD"]}}
+    grid["protocols"] = {"quick": {**grid["protocols"]["quick"], "epochs": 1}}
+    grid["protocols"]["held"] = {**grid["protocols"]["quick"], "held_out": 5}
+    run_grid(grid, tmp_path)
+    monkeypatch.setattr("spectralkd_nb.experiments.spectra.kept_networks", None)  # what no last network needs
+    table = grid_spectra(grid, tmp_path, ["layer1"], all_epochs_of=1)
+    teacher = load_weights(build("vgg8x0.125", 2), grid["pairs"][0]["teacher_weights"])
+    for protocol, data in (("quick", shades), ("held", shades.held_out(5))):
+        images = data.normalise(data.test_images)
+        measured = activation_spectra(teacher, images, ["layer1"], "none", progress=False).spectrum("layer1")
+        stored = stored_spectrum(table[table["protocol"] == protocol], "teacher", "layer1")
+        assert_close(stored.power, measured.power, rtol=1e-6, atol=0)
+    for rows in (table, table[~table.duplicated(["method", "frequency"])], table.assign(epoch=range(len(table)))):
+        several = rows.assign(protocol=["quick", "held"] * (len(rows) // 2))
+        for method in ("teacher", "KD"):
+            with pytest.raises(ValueError, match=f"of {method}, layer1, seed None, epoch None the table has several"):
+                stored_spectrum(several, method, "layer1")
+    one = table[(table["protocol"] == "quick") & (table["method"] == "KD")]
+    for column in ("student", "teacher", "side", "seed"):
+        with pytest.raises(ValueError, match="the table has several"):
+            stored_spectrum(one.assign(**{column: range(len(one))}), "KD", "layer1")
+
+
+def test_an_epoch_that_a_finished_run_lacks_is_named(grid, tmp_path):
+    grid |= {"keep_epochs": [1, 2], "seeds": [0], "methods": {"alone": grid["methods"]["alone"]}}
+    run_grid(grid, tmp_path)
+    (plan,) = planned_runs(grid)
+    (tmp_path / plan.folder / "epoch_001.safetensors").unlink()
+    sentence = f"the run in .*{plan.folder} did not keep epoch 1; delete it and run the grid again"
+    for seed in (0, 1):
+        with pytest.raises(ValueError, match=sentence):
+            grid_spectra(grid, tmp_path, ["layer1"], all_epochs_of=seed)
+
+
 def test_spectra_are_written_by_a_command(grid_file, tmp_path, capsys):
     text = grid_file.read_text().replace("seeds = [0, 1]", "seeds = [0]\nkeep_epochs = [2]")
     grid_file.write_text(text)
@@ -1213,8 +1380,16 @@ def test_the_command_tries_failures_again_where_asked(grid_file, done, tmp_path,
     for plan in plans:
         shutil.rmtree(store / plan.folder)
         failure_file(plan, store).write_text('{"reason": "ValueError: no"}')
-    main(["grid", str(grid_file), str(store)])
-    assert "KD, seed 1: ValueError: no" in capsys.readouterr().out
+    out = tmp_path / "records.jsonl"
+    with pytest.raises(SystemExit) as exit_code:
+        main(["grid", str(grid_file), str(store), "--baseline", "alone", "--records", str(out)])
+    assert exit_code.value.code == 1
+    said = capsys.readouterr()
+    assert "KD, seed 1: ValueError: no" in said.out
+    assert "no run of 'alone' is finished, so there is nothing to compare with" in said.out
+    assert said.err.startswith("python -m spectralkd_nb: 6 of 6 runs failed; the reasons are above, and --retry tries")
+    assert said.err.count("\n") == 1
+    assert read_records(out) == []
     assert trained == []
     main(["grid", str(grid_file), str(store), "--retry"])
     assert trained == [plan.folder for plan in plans]

@@ -240,6 +240,21 @@ def test_a_fitted_connector_recovers_a_linear_map(stride):
     assert_close(fitted.bias, true.bias, atol=1e-5, rtol=0)
 
 
+def test_a_connector_is_fitted_to_features_of_the_same_images():
+    with pytest.raises(ValueError, match="features are of 4 images and the teacher's of 3; give both of the same"):
+        Connector.fitted(torch.zeros(4, 2, 6, 6), torch.zeros(3, 2, 6, 6))
+
+
+def test_a_connector_is_fitted_on_the_cpu_where_there_is_double_precision(monkeypatch):
+    done = []
+    for name in ("cpu", "double"):
+        usual = getattr(torch.Tensor, name)
+        noted = lambda x, name=name, usual=usual: done.append(name) or usual(x)  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, name, noted)
+    Connector.fitted(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4))
+    assert done == ["cpu", "double"] * 2
+
+
 def test_no_connector_is_better_than_the_fitted_one():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, channels, 6, 6, generator=generator) + 2 for channels in (3, 5))

@@ -102,12 +102,19 @@ class Connector(nn.Conv2d):
 
         Args, errors: as for `between`; (B, C, H, W), of the same images.
         """
+        if student.shape[:1] != teacher.shape[:1]:
+            raise ValueError(
+                f"the student's features are of {len(student)} images and the teacher's of {len(teacher)}; give both "
+                "of the same images"
+            )
         connector = cls.between(student.detach(), teacher.detach())
         stride = connector.stride[0]
-        mine, its = (x.movedim(1, -1).flatten(0, -2).double() for x in (student[..., ::stride, ::stride], teacher))
+        # Double precision on the CPU: Apple's GPUs have none.
+        maps = (x.detach().cpu() for x in (student[..., ::stride, ::stride], teacher))
+        mine, its = (x.movedim(1, -1).flatten(0, -2).double() for x in maps)
         # Centred, so that the constant needs no column of its own; gelsd also takes channels that are dead.
         centred = mine - mine.mean(0), its - its.mean(0)
-        weight = torch.linalg.lstsq(*(x.cpu() for x in centred), driver="gelsd").solution.to(mine)
+        weight = torch.linalg.lstsq(*centred, driver="gelsd").solution
         with torch.no_grad():
             connector.weight.copy_(weight.T[:, :, None, None])
             connector.bias.copy_(its.mean(0) - mine.mean(0) @ weight)

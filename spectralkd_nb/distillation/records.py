@@ -115,8 +115,21 @@ class Run:
 
 
 def read_run(file: str | Path) -> Run:
-    """A run's record from its JSON file, without the network."""
-    return Run(**json.loads(Path(file).expanduser().read_text("utf-8")))
+    """A run's record from its JSON file, without the network.
+
+    Raises:
+        ValueError: the file is damaged. OSError: it cannot be read.
+    """
+    file = Path(file).expanduser()
+    try:
+        return Run(**json.loads(file.read_text("utf-8")))
+    except (ValueError, TypeError):
+        raise damaged(file) from None
+
+
+def damaged(what: str | Path) -> ValueError:
+    """What is raised of a file, or a line of one, that is not as this package has written it."""
+    return ValueError(f"{what} is damaged and cannot be read; delete it")
 
 
 def losses_of(curves: Mapping[str, list[float]]) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectralkd_nb.distillation.records import Run, read_run
+from spectralkd_nb.distillation.records import Run, damaged, read_run
 from spectralkd_nb.storage import write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
@@ -61,14 +61,21 @@ class RunStore:
             lock.release()
 
     def finished(self, device: torch.device) -> Run | None:
-        """The record of the run, if it is finished."""
+        """The record of the run, if it is finished.
+
+        Raises:
+            ValueError: it is another run, or damaged.
+        """
         record = self.folder / RECORD
         if not record.exists():
             return None
         run = read_run(record)
         kept = {key: getattr(run, key) for key in self.identity}
         # The very student that the run has trained may come again, as when a cell is run twice.
-        trained = {key[2:]: value for key, value in self.load(TRAINED, device).items() if key.startswith("0.")}
+        weights = self.load(TRAINED, device)
+        if weights is None:
+            raise ValueError(f"{record} has no {TRAINED} beside it; delete it")
+        trained = {key[2:]: value for key, value in weights.items() if key.startswith("0.")}
         mine = self.identity["protocol"]["student fingerprint"]
         if fingerprint_of(trained) == mine:
             kept["protocol"] = {**kept["protocol"], "student fingerprint": mine}
@@ -76,11 +83,22 @@ class RunStore:
         return run
 
     def load(self, name: str, device: torch.device) -> Any:
-        """What `name` holds, read without executing anything; None if it is not there."""
+        """What `name` holds, read without executing anything; None if it is not there.
+
+        Raises:
+            ValueError: it is damaged, or the checkpoint of another run.
+        """
         path = self.folder / name
         if not path.exists():
             return None
-        state = torch.load(path, map_location=device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, MemoryError, torch.cuda.OutOfMemoryError):  # nothing is wrong with the file
+            raise
+        except Exception:  # torch has no class of its own for what it cannot read
+            raise damaged(path) from None
+        if not isinstance(state, dict) or (name == CHECKPOINT and "identity" not in state):
+            raise damaged(path)
         if name == CHECKPOINT:
             self._require_same(state["identity"])
         return state
@@ -118,23 +136,27 @@ class RunStore:
         return type(error)(error.errno, told, str(self.folder))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        write_whole(self.folder / CHECKPOINT, _saved(state))
+        self._write(CHECKPOINT, _saved(state))
 
     def keep(self, epoch: int, student: nn.Module) -> None:
-        write_whole(self.folder / kept_name(epoch), in_half_precision(student))
+        self._write(kept_name(epoch), in_half_precision(student))
 
-    def require_kept(self, epochs: Sequence[int]) -> None:
-        """A finished run cannot go back for weights that nobody asked for while it ran."""
+    def _write(self, name: str, content: bytes | memoryview) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it since
+        write_whole(self.folder / name, content)
+
+    def require_kept(self, epochs: Sequence[int], state: str = "finished") -> None:
+        """A run cannot go back for weights that nobody asked for while it ran."""
         if missing := [epoch for epoch in epochs if not (self.folder / kept_name(epoch)).exists()]:
             raise ValueError(
-                f"the run in {self.folder} is finished and did not keep epoch {missing[0]}; train it again in another "
-                "folder"
+                f"the run in {self.folder} is {state} and did not keep epoch {missing[0]}; train it again in another "
+                "folder, or delete this one"
             )
 
     def finish(self, run: Run, trained: nn.Module) -> None:
         """The weights first: the record is what says that the run is finished."""
-        write_whole(self.folder / TRAINED, _saved(trained.state_dict()))
-        write_whole(self.folder / RECORD, run.as_json().encode())
+        self._write(TRAINED, _saved(trained.state_dict()))
+        self._write(RECORD, run.as_json().encode())
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -80,8 +80,9 @@ def train(
         `Run`, with `network` the trained student, in eval mode.
 
     Raises:
-        ValueError: names of weights that `step` does not return, a folder that holds another run, data of no class,
-            losses that are not finite.
+        ValueError: names of weights that `step` does not return, a folder that holds another run or a damaged one,
+            epochs that the run does not have or that it is past and has not kept, no images, losses that are not
+            finite.
         OSError: the folder cannot be written to, or has no room; found before training starts. BlockingIOError, which
             is one: another process trains in it.
         KeyboardInterrupt: after the checkpoint of the last whole step is written.
@@ -98,7 +99,7 @@ def train(
     weights = {str(name): float(weight) for name, weight in (weights or {}).items()}
     how = {"teacher batch statistics": bool(teacher_batch_statistics), "teacher trained": bool(train_teacher)}
     loop = _Loop(student, data, recipe, teacher, step, weights, seed, device, how)
-    _require_keepable(keep_epochs, recipe, folder)
+    keep_epochs = _checked_epochs(keep_epochs, recipe, folder)
     store = RunStore(folder, loop.identity()) if folder is not None else None
     loop.prepare(train_teacher)
     with contextlib.ExitStack() as stack:
@@ -116,7 +117,7 @@ def train(
             stack.enter_context(teaching(teacher, teacher_batch_statistics, train_teacher))
         if store is not None:
             store.require_room(loop.size())
-            loop.restore(store)
+            loop.restore(store, keep_epochs)
         stopped = loop.go(store, callback, checkpoint_seconds, keep_epochs)
         run = loop.record()
         if store is not None:
@@ -361,6 +362,7 @@ class _Loop:
             "sums": self.sums,
             "seconds": self.seconds,
             "curves": self.curves,
+            "precision": self.precision,
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }
 
@@ -369,11 +371,19 @@ class _Loop:
         tensors = [*self.trained.state_dict().values(), *self.parameters]  # the momentum is as large as the parameters
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 2**20
 
-    def restore(self, store: RunStore) -> None:
-        """Go back to the last checkpoint, if there is one."""
+    def restore(self, store: RunStore, keep_epochs: Sequence[int]) -> None:
+        """Go back to the last checkpoint, if there is one.
+
+        Raises:
+            ValueError: it is past an epoch that is asked for and was not kept, or what `RunStore.load` refuses.
+        """
         state = store.load(CHECKPOINT, self.device)
         if state is None:
             return
+        done = state["epoch"]
+        store.require_kept([epoch for epoch in keep_epochs if epoch <= done], f"past epoch {done}")
+        # As it began, whatever this device would choose: the record tells one precision.
+        self.precision = state.get("precision", self.precision)
         self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
@@ -384,11 +394,16 @@ class _Loop:
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
 
 
-def _require_keepable(epochs: Sequence[int], recipe: Recipe, folder: str | Path | None) -> None:
+def _checked_epochs(epochs: Sequence[int], recipe: Recipe, folder: str | Path | None) -> list[int]:
+    """The epochs to keep, as whole numbers of Python's."""
+    if isinstance(epochs, str) or not np.iterable(epochs):
+        raise ValueError(f"keep_epochs={epochs!r} is no list; name epochs, for example keep_epochs=[1, 4]")
+    epochs = [epoch.item() if isinstance(epoch, np.generic) else epoch for epoch in epochs]
     if epochs and folder is None:
         raise ValueError("keep_epochs writes into the run's folder; name one")
-    if strange := [epoch for epoch in epochs if epoch not in range(1, recipe.epochs + 1)]:
+    if strange := [epoch for epoch in epochs if type(epoch) is not int or not 1 <= epoch <= recipe.epochs]:
         raise ValueError(f"keep_epochs names epoch {strange[0]}, and the run has epochs 1 to {recipe.epochs}")
+    return epochs
 
 
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:

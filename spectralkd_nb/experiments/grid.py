@@ -6,7 +6,7 @@ import copy
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,20 @@ from torch import nn
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import Progress, Run, train
 from spectralkd_nb.distillation.progress import Callback
+from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid
-from spectralkd_nb.experiments.records import CUT_OFF, ELSEWHERE, RUNNING, TO_DO, failure_file, grid_results, state_of
+from spectralkd_nb.experiments.records import (
+    CUT_OFF,
+    ELSEWHERE,
+    RUNNING,
+    TO_DO,
+    Record,
+    failure_file,
+    finished_runs,
+    grid_results,
+    state_of,
+)
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.storage import write_whole
 
@@ -69,8 +80,12 @@ def run_grid(
 
     Interrupts, kills and full disks lose no more than the time since a run's last checkpoint; the same call goes on.
 
+    Before anything is trained, finished runs are compared with the data and the teachers that the others have loaded by
+    then: what was trained on other data, or from another teacher of the same name, is not this grid's. When nothing is
+    left to do, nothing is loaded and nothing compared.
+
     Args:
-        grid: dict or TOML file, see the module. store: folder, made if it is not there.
+        grid: dict or TOML file, read once; see the module. store: folder, made if it is not there.
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.
         device: see `train`.
@@ -79,10 +94,12 @@ def run_grid(
         as `grid_results`.
 
     Raises:
-        ValueError: what `planned_runs` refuses. OSError: the store cannot be written to. KeyboardInterrupt: as `train`.
+        ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher.
+        OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
-    name, plans = read_grid(grid).get("name", "grid"), planned_runs(grid)
-    work = _Work(name, plans, Path(store).expanduser(), callback, device)
+    grid = read_grid(grid)  # once: the file may be edited while this goes on
+    plans = planned_runs(grid)
+    work = _Work(grid.get("name", "grid"), plans, Path(store).expanduser(), callback, device)
     work.store.mkdir(parents=True, exist_ok=True)
     if retry:
         for plan in plans:
@@ -91,6 +108,7 @@ def run_grid(
     for plan in work.left():  # data or weights that are not there are told of before the first training
         work.bench.data_of(plan)
         work.bench.teacher_of(plan)
+    work.bench.require_same(finished_runs(grid, store), work.store)
     while work.left():
         for plan in work.left():
             work.do(plan)
@@ -148,14 +166,15 @@ class _Work:
 
         try:
             do_run(plan, self.store / plan.folder, callback=running, device=self.device, bench=self.bench)
-        except OSError as error:
-            # Without room or permission the next run would fare no better.
-            if not isinstance(error, BlockingIOError):
-                raise
         except Exception as error:
-            if error in untold:  # the callback's own, and no failure of the run
+            if any(error is own for own in untold):  # the callback's, and no failure of the run
                 raise
-            write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
+            # Without room or permission the next run would fare no better.
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+                raise
+            # One that blocks is trained by another process.
+            if not isinstance(error, BlockingIOError):
+                write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
         self.states[plan.folder] = state_of(plan, self.store)
         self.tell()
 
@@ -165,7 +184,7 @@ class Bench:
     """What runs of one grid share: data sets and teachers, each read once."""
 
     data: dict[tuple[str, int], LabelledImages] = field(default_factory=dict)
-    teachers: dict[tuple[str, str | None, str], nn.Module] = field(default_factory=dict)
+    teachers: dict[tuple[str | None, str | None, str], nn.Module] = field(default_factory=dict)
 
     def data_of(self, plan: Plan) -> LabelledImages:
         name, every = plan.setting["data"], plan.setting["held_out"]
@@ -177,16 +196,39 @@ class Bench:
     def teacher_of(self, plan: Plan) -> nn.Module | None:
         if plan.teacher is None:
             return None
-        key = plan.teacher, plan.teacher_weights, plan.setting["data"]
+        key = _teacher_key(plan)
         if key not in self.teachers:
             classes = len(self.data_of(plan).classes)
             if plan.teacher_weights:
                 teacher = load_weights(build(plan.teacher, classes), Path(plan.teacher_weights).expanduser())
+            elif not plan.data_name:  # of a plan that no grid has checked
+                raise ValueError(f"data={plan.setting['data']!r} has no name to find weights by; give teacher_weights")
             else:
                 teacher = build(plan.teacher, classes, pretrained=plan.data_name)
             self.teachers[key] = teacher.eval()
         # Its own for each run: `train` moves it to a device and into another memory layout, where rounding differs.
         return copy.deepcopy(self.teachers[key])
+
+    def require_same(self, records: Iterable[Record], store: Path) -> None:
+        """Refuse finished runs of other data, or of another teacher, than those of the same names that are loaded."""
+        teachers = {key: fingerprint_of(teacher.state_dict()) for key, teacher in self.teachers.items()}
+        for record in records:
+            plan, protocol = record.plan, record.run.protocol
+            data = self.data.get((plan.setting["data"], plan.setting["held_out"]))
+            teacher = teachers.get(_teacher_key(plan)) if plan.teacher else None
+            if data is not None and protocol.get("fingerprint") != data.fingerprint:
+                other = f"on other data than {plan.setting['data']} holds now"
+            elif teacher is not None and protocol.get("teacher fingerprint") != teacher:
+                other = f"from another {plan.teacher} than the one that is there now"
+            else:
+                continue
+            raise ValueError(
+                f"the run in {store / plan.folder} was trained {other}; delete it, or give this grid another store"
+            )
+
+
+def _teacher_key(plan: Plan) -> tuple[str | None, str | None, str]:
+    return plan.teacher, plan.teacher_weights, plan.setting["data"]
 
 
 def do_run(

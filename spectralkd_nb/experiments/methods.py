@@ -113,9 +113,13 @@ def method_step(
     Args:
         method: see the module. student, teacher, data: as they go into `train`. seed: of the connectors.
     Raises:
-        ValueError: what `checked_method` refuses, layers that do not exist, a teacher's layer without an exponent.
+        ValueError: what `checked_method` refuses, no teacher where one is asked, layers that do not exist, a teacher's
+            layer without an exponent.
     """
     terms = checked_method("as given", method)
+    if teacher is None and needs_teacher(terms):
+        asks = ", ".join(repr(term) for term in terms if term != LABELS)
+        raise ValueError(f"a method with {asks} needs a teacher, and there is none; pass one")
     weights = {term: float(settings.pop("weight")) for term, settings in terms.items()}
     labels = terms.pop(LABELS)
     if LOGITS in terms:

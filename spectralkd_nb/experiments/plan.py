@@ -96,8 +96,7 @@ class Plan:
     @property
     def data_name(self) -> str:
         """The name of the data set, wherever its file or folder lies."""
-        path = Path(self.setting["data"])
-        return path.stem if path.suffix == ".npz" else path.name
+        return _name_of_data(self.setting["data"])
 
     @property
     def recipe(self) -> Recipe:
@@ -114,8 +113,8 @@ def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         return dict(grid)
     path = Path(grid).expanduser()
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a byte order mark
+    except ValueError as error:  # of TOML, or of UTF-8
         raise ValueError(f"{path} is no TOML: {error}") from None
 
 
@@ -134,6 +133,8 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
             raise ValueError(f"the grid's {key} are {grid[key]!r}; give a {'table' if kind is Mapping else 'list'}")
         if not grid[key]:
             raise ValueError(f"the grid's {key} are empty, so there is nothing to run")
+        if isinstance(grid[key], Mapping) and (strange := [name for name in grid[key] if not isinstance(name, str)]):
+            raise ValueError(f"one of the grid's {key} is called {strange[0]!r}, which is no name")
     methods = {name: checked_method(name, method) for name, method in grid["methods"].items()}
     protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
     pairs = _checked_pairs(grid["pairs"])
@@ -157,7 +158,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
 def _require(given: Mapping[str, Any], known: set[str], wanted: set[str], what: str) -> None:
     if not isinstance(given, Mapping):
         raise ValueError(f"{what} is {given!r}; give a table with {', '.join(sorted(wanted))}")
-    if strange := sorted(given.keys() - known):
+    if strange := sorted(given.keys() - known, key=str):
         raise ValueError(f"{what} has no {strange[0]!r}; it has {', '.join(sorted(known))}")
     if missing := sorted(wanted - given.keys()):
         raise ValueError(f"{what} needs {missing[0]!r}")
@@ -190,7 +191,10 @@ def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
     _require(setting, OF_A_PROTOCOL, {"data"}, f"protocol {name!r}")
-    held = setting.get("held_out", 0)
+    data = str(setting["data"])
+    if not data.strip() or not _name_of_data(data):
+        raise ValueError(f"protocol {name!r}: data={data!r} is no name; name a data set, an .npz file or a folder")
+    held = _plain(setting.get("held_out", 0))
     if isinstance(held, bool) or not isinstance(held, int) or held == 1 or held < 0:
         raise ValueError(
             f"protocol {name!r}: held_out={held!r}; one training image in 2, 3, ... is held out, or 0 none"
@@ -200,11 +204,11 @@ def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
         recipe = Recipe(**{key: _checked_setting(key, value) for key, value in given.items()})
     except ValueError as error:
         raise ValueError(f"protocol {name!r}: {error}") from None
-    return {"data": str(setting["data"]), "held_out": held, **json.loads(json.dumps(asdict(recipe)))}
+    return {"data": data, "held_out": held, **json.loads(json.dumps(asdict(recipe)))}
 
 
 def _checked_setting(key: str, value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = _plain(value)
     kind, words = KINDS[type(USUAL[key])]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{key}={value!r} is not {words}")
@@ -212,14 +216,30 @@ def _checked_setting(key: str, value: Any) -> Any:
 
 
 def _checked_kept(epochs: Any, protocols: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    if not isinstance(epochs, list | tuple):
+        raise ValueError(f"keep_epochs={epochs!r} is no list; name epochs, for example keep_epochs = [1, 4]")
+    epochs = [_plain(epoch) for epoch in epochs]
     for name, setting in protocols.items():
-        for epoch in epochs if isinstance(epochs, list | tuple) else [epochs]:
+        for epoch in epochs:
             if isinstance(epoch, bool) or not isinstance(epoch, int) or not 1 <= epoch <= setting["epochs"]:
                 raise ValueError(f"keep_epochs={epochs!r}: protocol {name!r} has epochs 1 to {setting['epochs']}")
-    return list(epochs)
+    return epochs
 
 
 def _checked_seed(seed: Any) -> int:
+    seed = _plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is no whole number from 0 on")
     return seed
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python's, which goes into records, where numpy's is given."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _name_of_data(data: str) -> str:
+    path = Path(data)
+    if path.suffix == ".npz":
+        return path.stem
+    return path.name or path.expanduser().resolve().name  # "." has a name only where it lies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectralkd_nb.distillation import Run, read_run
+from spectralkd_nb.distillation.records import damaged
 from spectralkd_nb.distillation.store import CHECKPOINT, RECORD, is_busy
 from spectralkd_nb.experiments.plan import Plan, planned_runs
 from spectralkd_nb.storage import write_whole
@@ -35,21 +37,40 @@ def failure_file(plan: Plan, store: str | Path) -> Path:
 
 
 def state_of(plan: Plan, store: str | Path) -> tuple[str, str]:
-    """What a store holds of a run, and in words: its accuracy, or why it failed."""
-    folder, failure = Path(store).expanduser() / plan.folder, failure_file(plan, store)
+    """What a store holds of a run, and in words: its accuracy, or why it failed; a damaged record is a failure too."""
+    folder = Path(store).expanduser() / plan.folder
     if (folder / RECORD).exists():
-        return FINISHED, f"{read_run(folder / RECORD).accuracy_last:.1f} %"
-    if failure.exists():
-        return FAILURE, json.loads(failure.read_text("utf-8"))["reason"]
+        try:
+            return FINISHED, f"{read_run(folder / RECORD).accuracy_last:.1f} %"
+        except ValueError as error:
+            return FAILURE, str(error)
+    reason = _reason(failure_file(plan, store))
+    if reason is not None:
+        return FAILURE, reason
     if is_busy(folder):
         return ELSEWHERE, "another process has it"
     return (CUT_OFF, "has a checkpoint") if (folder / CHECKPOINT).exists() else (TO_DO, "")
 
 
+def _reason(failure: Path) -> str | None:
+    """Why a run failed; None where no failure is recorded."""
+    try:
+        return str(json.loads(failure.read_text("utf-8"))["reason"])
+    except FileNotFoundError:  # there is none, or another process tries the run again
+        return None
+    except (ValueError, KeyError, TypeError):
+        return str(damaged(failure))
+
+
 def finished_runs(grid: Mapping[str, Any] | str | Path, store: str | Path) -> list[Record]:
-    """The runs of a grid that a store holds finished, in the grid's order."""
-    files = ((plan, Path(store).expanduser() / plan.folder / RECORD) for plan in planned_runs(grid))
-    return [Record(plan, read_run(file)) for plan, file in files if file.exists()]
+    """The runs of a grid that a store holds finished, in the grid's order; without those of damaged records."""
+    found = []
+    for plan in planned_runs(grid):
+        file = Path(store).expanduser() / plan.folder / RECORD
+        if file.exists():
+            with contextlib.suppress(ValueError):  # `state_of` tells it
+                found.append(Record(plan, read_run(file)))
+    return found
 
 
 def results_of(records: Iterable[Record]) -> pandas.DataFrame:
@@ -98,9 +119,25 @@ def write_records(records: Iterable[Record], file: str | Path) -> None:
 
 
 def read_records(file: str | Path) -> list[Record]:
-    """What `write_records` wrote."""
-    lines = Path(file).expanduser().read_text("utf-8").splitlines()
-    return [Record(Plan(**given["plan"]), Run(**given["run"])) for given in map(json.loads, lines)]
+    """What `write_records` wrote; blank lines are skipped.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    file = Path(file).expanduser()
+    try:
+        lines = file.read_text("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise damaged(file) from None
+    return [_record(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _record(line: str, file: Path, number: int) -> Record:
+    try:
+        given = json.loads(line)
+        return Record(Plan(**given["plan"]), Run(**given["run"]))
+    except (ValueError, KeyError, TypeError):
+        raise damaged(f"line {number} of {file}") from None
 
 
 def _rounded(run: Run) -> Run:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.activations import activation_spectra
+from spectralkd_nb.distillation import Run
 from spectralkd_nb.distillation.history import kept_networks
+from spectralkd_nb.distillation.store import kept_files, kept_name
 from spectralkd_nb.experiments.grid import Bench
+from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.experiments.records import finished_runs
+from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.spectra import RadialSpectrum
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 TEACHER = "teacher"  # in the column of methods
 IMAGES = 256  # test images, about
 EDGES = "none"  # as the losses see the maps
+WHOSE = ["student", "teacher", "protocol", "side"]  # of one spectrum there is one of each
 
 
 def grid_spectra(
@@ -29,8 +33,9 @@ def grid_spectra(
 ) -> pandas.DataFrame:
     """Spectra of layers of every student in a store, at the epochs that it kept, and of the teachers.
 
-    Power of about 256 test images, pooled over images and channels, without edge treatment: what the losses on features
-    act on. Before training, which is epoch 0, the batch norms have the statistics of these images.
+    Power of about 256 test images of a run's protocol, pooled over images and channels, without edge treatment: what
+    the losses on features act on. Before training, which is epoch 0, the batch norms have the statistics of these
+    images.
 
     Args:
         grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths
@@ -42,7 +47,7 @@ def grid_spectra(
         (pixels), frequency (cycles a pixel), modes (in the ring), power (maps squared). `stored_spectrum` reads it.
 
     Raises:
-        ValueError: a finished run kept no epochs.
+        ValueError: a finished run kept no epochs, or not all that the grid asks for.
     """
     import pandas as pd
 
@@ -52,13 +57,26 @@ def grid_spectra(
         data = bench.data_of(plan)
         images = data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
         run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}
-        networks = kept_networks(record.run, folder, len(data.classes), images)
-        for epoch, network in networks if plan.seed == all_epochs_of else deque(networks, maxlen=1):
+        _require_epochs(plan, folder)
+        choose = kept_networks if plan.seed == all_epochs_of else _last_network
+        for epoch, network in choose(record.run, folder, len(data.classes), images):
             rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
-        if plan.teacher and plan.teacher not in teachers:
+        which = plan.teacher, plan.teacher_weights, plan.protocol
+        if plan.teacher and which not in teachers:
             own = {**run, "student": None, "method": TEACHER, "seed": None, "epoch": None}
-            teachers[plan.teacher] = _rows(bench.teacher_of(plan), images, layers, own)
+            teachers[which] = _rows(bench.teacher_of(plan), images, layers, own)
     return pd.DataFrame([row for found in teachers.values() for row in found] + rows)
+
+
+def _require_epochs(plan: Plan, folder: Path) -> None:
+    if missing := [epoch for epoch in plan.keep_epochs if not (folder / kept_name(epoch)).exists()]:
+        raise ValueError(f"the run in {folder} did not keep epoch {missing[0]}; delete it and run the grid again")
+
+
+def _last_network(run: Run, folder: Path, classes: int, _: Tensor) -> Iterator[tuple[int, nn.Module]]:
+    """As the last of `kept_networks`, without building those before it."""
+    epoch, file = max(kept_files(run, folder).items())
+    yield epoch, load_weights(build(run.pair["student"], classes), file)
 
 
 def _rows(network: nn.Module, images: Tensor, layers: Sequence[str], own: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,6 +96,8 @@ def stored_spectrum(
 ) -> RadialSpectrum:
     """One spectrum of a table of `grid_spectra`; of square maps.
 
+    Of a table of several students, teachers or protocols choose rows first.
+
     Args:
         method: of the grid, or "teacher". layer, seed: whose. epoch: the last that is there if None.
 
@@ -86,9 +106,11 @@ def stored_spectrum(
     """
     rows = table[(table["method"] == method) & (table["layer"] == layer)]
     rows = rows if seed is None else rows[rows["seed"] == seed]
+    several = (rows[WHOSE].nunique(dropna=False) > 1).any()  # also where their last epochs differ
     if method != TEACHER:
         rows = rows[rows["epoch"] == (rows["epoch"].max() if epoch is None else epoch)]
-    if rows.empty or rows["frequency"].duplicated().any():
+    seeds = rows["seed"].nunique(dropna=False)
+    if rows.empty or several or seeds > 1 or rows["frequency"].duplicated().any():
         found = "none" if rows.empty else "several"
         raise ValueError(
             f"of {method}, {layer}, seed {seed}, epoch {epoch} the table has {found}; name one that it has"

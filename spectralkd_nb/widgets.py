@@ -15,7 +15,7 @@ import html
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
@@ -25,12 +25,17 @@ from spectralkd_nb.experiments.progress import describe_grid, progress_table, re
 from spectralkd_nb.pictures import Picture, read_picture
 from spectralkd_nb.plots import CaptionedFigure, training_curves
 
+if TYPE_CHECKING:
+    import pandas
+
 __all__ = ["GridView", "TrainingView", "explore", "upload_picture"]
 
 CACHE_BYTES = 64 * 2**20
 IDLE = 0.6  # seconds without a move before the cache is filled: drawing must not stand in the way of a moving hand
 STYLE = "max-width:100%;height:auto;display:block"
 STATUS_STYLE = "line-height:1.4;min-height:4.2em;max-width:800px"
+TABLE_STYLE = "border-collapse:collapse;font-size:13px;line-height:1.5"
+CELL_STYLE = "padding:1px 12px 1px 0;min-width:7em;text-align:left"
 
 State = tuple[int, ...]
 
@@ -345,7 +350,7 @@ class GridView(ipywidgets.VBox):
         told = "".join(f"<br>{html.escape(reason)}" for reason in reasons_of_failure(progress))
         self.table.value = (
             f"<div><b>{html.escape(describe_grid(progress))}.</b>{told}</div>"
-            f"{table.droplevel(_constant_levels(table.index)).to_html(border=0)}"
+            f"{_as_html(table.droplevel(_constant_levels(table.index)))}"
         )
         self.status.value = (
             _training_words(progress.run) if progress.run else '<div role="status">No run goes on.</div>'
@@ -356,8 +361,16 @@ class GridView(ipywidgets.VBox):
 
 
 def _constant_levels(index: Any) -> list[str]:
-    """Levels that say the same in every row, but for the last, which is the method."""
-    return [name for name in index.names[:-1] if index.get_level_values(name).nunique() == 1]
+    """Levels that name one thing in all rows, or nothing; but for the last, which is the method."""
+    return [name for name in index.names[:-1] if len(set(index.get_level_values(name)) - {""}) <= 1]
+
+
+def _as_html(table: pandas.DataFrame) -> str:
+    """A table whose columns keep their width while cells change; styled in place, since a widget has no style sheet."""
+    named = table.rename(columns="seed {}".format).rename_axis(columns=None)
+    cells = named.reset_index().to_html(border=0, index=False)
+    styled = cells.replace("<td>", f'<td style="{CELL_STYLE}">').replace("<th>", f'<th style="{CELL_STYLE}">')
+    return styled.replace('style="text-align: right;"', "").replace("<table ", f'<table style="{TABLE_STYLE}" ')
 
 
 class _Upload(ipywidgets.VBox):

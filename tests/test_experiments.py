@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,15 @@ def place(tmp_path_factory) -> Path:
     np.savez(place / "shades.npz", **arrays)
     torch.save(build("vgg8x0.125", 2, seed=5).state_dict(), place / "teacher.pt")
     return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that the tests start: with another number of threads sums are rounded otherwise."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
 
 
 @pytest.fixture

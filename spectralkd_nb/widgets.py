@@ -335,6 +335,8 @@ class GridView(ipywidgets.VBox):
         display(view)
         run_grid(grid, store, callback=view)
 
+    The bar moves with every call; the table only when a run begins, ends or gets on by an epoch.
+
     Args:
         name: for the CSS classes `sk-NAME`, `sk-NAME-table` and `sk-NAME-status`.
     """
@@ -342,22 +344,29 @@ class GridView(ipywidgets.VBox):
     def __init__(self, name: str = "grid") -> None:
         self.table = ipywidgets.HTML().add_class(f"sk-{name}-table")
         self.status = ipywidgets.HTML("The grid has not started yet.").add_class(f"sk-{name}-status")
+        self._shown: tuple[tuple[str, ...], ...] = ()
         super().__init__([self.table, self.status])
         self.add_class(f"sk-{name}")
 
     def __call__(self, progress: GridProgress) -> None:
-        table = progress_table(progress)
-        told = "".join(f"<br>{html.escape(reason)}" for reason in reasons_of_failure(progress))
-        self.table.value = (
-            f"<div><b>{html.escape(describe_grid(progress))}.</b>{told}</div>"
-            f"{_as_html(table.droplevel(_constant_levels(table.index)))}"
-        )
+        if self._shown != (progress.states, progress.details):
+            self._shown = progress.states, progress.details
+            self.table.value = _grid_html(progress)
         self.status.value = (
             _training_words(progress.run) if progress.run else '<div role="status">No run goes on.</div>'
         )
 
     def __repr__(self) -> str:
         return "[a grid's progress; it is seen while the cell runs]"
+
+
+def _grid_html(progress: GridProgress) -> str:
+    table = progress_table(progress)
+    told = "".join(f"<br>{html.escape(reason)}" for reason in reasons_of_failure(progress))
+    return (
+        f"<div><b>{html.escape(describe_grid(progress))}.</b>{told}</div>"
+        f"{_as_html(table.droplevel(_constant_levels(table.index)))}"
+    )
 
 
 def _constant_levels(index: Any) -> list[str]:

@@ -47,7 +47,7 @@ from spectralkd_nb.experiments import (
     write_records,
 )
 from spectralkd_nb.experiments.grid import Bench, GridProgress
-from spectralkd_nb.experiments.methods import measured_alpha
+from spectralkd_nb.experiments.methods import measured_alphas
 from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
@@ -548,13 +548,13 @@ def test_alpha_is_measured_without_edge_treatment_and_rounded(shades, pair):
     def alpha(edges: str) -> float:
         return activation_spectra(teacher, images, ["layer1"], edges=edges, progress=False).exponent("layer1").alpha
 
-    found = measured_alpha(teacher, shades, "layer1")
+    found = measured_alphas(teacher, shades, ["layer1"])["layer1"]
     assert found == round(alpha("none"), 2)
     assert found != round(alpha("periodic"), 2)
     method = {"cross-entropy": 1.0, "whitened": {"weight": 1, "layers": ["layer1"]}}
     assert f"whitened_spectral_loss with alpha={found!r} on" in repr(method_step(method, *pair, shades)[0])
     method["whitened"]["layers"] = [["layer1", "layer2"]]
-    its = measured_alpha(teacher, shades, "layer2")
+    its = measured_alphas(teacher, shades, ["layer2"])["layer2"]
     assert its != found
     assert f"with alpha={its!r} on layer1 through" in repr(method_step(method, *pair, shades)[0])
     method["whitened"]["alpha"] = 1.23456
@@ -569,7 +569,7 @@ def test_alpha_is_measured_on_256_images_from_all_over_the_set(monkeypatch, pair
         return activation_spectra(teacher, images, *arguments, **options)
 
     monkeypatch.setattr("spectralkd_nb.experiments.methods.activation_spectra", noted)
-    measured_alpha(pair[1], data, "layer1")
+    measured_alphas(pair[1], data, ["layer1"])
     assert len(seen[0]) == len(seen[0].unique(dim=0)) == 256
     assert torch.equal(seen[0][[0, -1]], data.normalise(data.train_images[[0, 298]]))
 
@@ -578,7 +578,7 @@ def test_a_layer_without_an_exponent_cannot_be_whitened_by_it(shades):
     teacher = build("vgg8x0.125", 2)
     nn.init.zeros_(teacher.layer1[1].weight)
     with pytest.raises(ValueError, match=r"layer 'layer1' has no exponent to whiten by: all maps are .*; give alpha"):
-        measured_alpha(teacher.eval(), shades, "layer1")
+        measured_alphas(teacher.eval(), shades, ["layer1"])
 
 
 # --- images that are held out --------------------------------------------------------------------
@@ -1260,6 +1260,17 @@ def test_a_view_shows_table_reasons_and_the_current_run(grid):
     assert "6 of 6 runs are finished" in view.table.value
 
 
+def test_a_view_draws_its_table_again_only_when_a_run_got_on(grid, monkeypatch):
+    view, drawn = widgets.GridView(), []
+    monkeypatch.setattr(widgets, "_grid_html", lambda progress: drawn.append(1) or f"{len(drawn)}")
+    for step in (4, 8):
+        view(told(grid, *STATES, run=replace(RUN, step=step)))
+    assert view.table.value == "1"
+    assert f'value="{8 / RUN.steps / RUN.epochs:.4f}"' in view.status.value
+    view(told(grid, *["finished"] * 6))
+    assert view.table.value == "2"
+
+
 def test_a_view_of_a_single_method_still_names_it(grid):
     grid["methods"] = {"KD": grid["methods"]["KD"]}
     view = widgets.GridView("mine")
@@ -1316,7 +1327,7 @@ def test_spectra_are_of_each_protocol_and_ambiguous_ones_are_refused(grid, tmp_p
     grid["protocols"] = {"quick": {**grid["protocols"]["quick"], "epochs": 1}}
     grid["protocols"]["held"] = {**grid["protocols"]["quick"], "held_out": 5}
     run_grid(grid, tmp_path)
-    monkeypatch.setattr("spectralkd_nb.experiments.spectra.kept_networks", None)  # what no last network needs
+    monkeypatch.setattr("spectralkd_nb.distillation.history.reestimate_batch_norm", None)  # what no last network needs
     table = grid_spectra(grid, tmp_path, ["layer1"], all_epochs_of=1)
     teacher = load_weights(build("vgg8x0.125", 2), grid["pairs"][0]["teacher_weights"])
     for protocol, data in (("quick", shades), ("held", shades.held_out(5))):

@@ -65,9 +65,16 @@ def _finished(folder: Path, data: LabelledImages) -> Run:
     return run
 
 
-def kept_networks(run: Run, folder: Path, classes: int, pictures: Tensor) -> Iterator[tuple[int, nn.Module]]:
-    """Epoch and network, one at a time: before training, with batch norms settled on pictures, and what was kept."""
-    name, kept = run.pair["student"], kept_files(run, folder)
-    yield 0, reestimate_batch_norm(build(name, classes, seed=run.seed), pictures)
-    for epoch, file in kept.items():
+def kept_networks(
+    run: Run, folder: Path, classes: int, pictures: Tensor, last: bool = False
+) -> Iterator[tuple[int, nn.Module]]:
+    """Epoch and network, one at a time: before training, with batch norms settled on pictures, and what was kept.
+
+    Args:
+        last: only what was kept last.
+    """
+    name, kept = run.pair["student"], sorted(kept_files(run, folder).items())
+    if not last:
+        yield 0, reestimate_batch_norm(build(name, classes, seed=run.seed), pictures)
+    for epoch, file in kept[-1:] if last else kept:
         yield epoch, load_weights(build(name, classes), file)

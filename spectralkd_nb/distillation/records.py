@@ -58,9 +58,8 @@ class Recipe:
         return cls(**{"epochs": 30, "batch_size": 32, "augment": False, **changes})
 
     def __post_init__(self) -> None:
-        for setting in fields(self):  # plain numbers: numpy's would not go into a record or a checkpoint
-            value = getattr(self, setting.name)
-            object.__setattr__(self, setting.name, value.item() if isinstance(value, np.generic) else value)
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, plain(getattr(self, setting.name)))
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not known; choose one of {SCHEDULES}")
@@ -70,6 +69,11 @@ class Recipe:
             raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: both must be 1 or more")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm} would stop all learning; give a positive number or None")
+
+
+def plain(value: Any) -> Any:
+    """A number of Python's where one of numpy's is given, which would not go into a record or a checkpoint."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class RunStore:
 
     def require_kept(self, epochs: Sequence[int], state: str = "finished") -> None:
         """A run cannot go back for weights that nobody asked for while it ran."""
-        if missing := [epoch for epoch in epochs if not (self.folder / kept_name(epoch)).exists()]:
+        if missing := epochs_not_kept(self.folder, epochs):
             raise ValueError(
                 f"the run in {self.folder} is {state} and did not keep epoch {missing[0]}; train it again in another "
                 "folder, or delete this one"
@@ -186,6 +186,11 @@ def _sweep_lock(folder: Path) -> None:
 def kept_name(epoch: int) -> str:
     """The file in a run's folder that holds the student as it was after an epoch."""
     return f"epoch_{epoch:03d}.safetensors"
+
+
+def epochs_not_kept(folder: Path, epochs: Iterable[int]) -> list[int]:
+    """Those of the epochs that a run's folder has no weights of."""
+    return [epoch for epoch in epochs if not (folder / kept_name(epoch)).exists()]
 
 
 def kept_files(run: Run, folder: str | Path) -> dict[int, Path]:

@@ -23,7 +23,7 @@ from spectralkd_nb import __version__
 from spectralkd_nb.datasets import LabelledImages, Views, augment, draw_views
 from spectralkd_nb.distillation.evaluation import evaluate, teaching
 from spectralkd_nb.distillation.progress import Callback, Progress
-from spectralkd_nb.distillation.records import Recipe, Run, losses_of, title_of
+from spectralkd_nb.distillation.records import Recipe, Run, losses_of, plain, title_of
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms, described
 from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore, fingerprint_of
 from spectralkd_nb.networks import build
@@ -398,7 +398,7 @@ def _checked_epochs(epochs: Sequence[int], recipe: Recipe, folder: str | Path | 
     """The epochs to keep, as whole numbers of Python's."""
     if isinstance(epochs, str) or not np.iterable(epochs):
         raise ValueError(f"keep_epochs={epochs!r} is no list; name epochs, for example keep_epochs=[1, 4]")
-    epochs = [epoch.item() if isinstance(epoch, np.generic) else epoch for epoch in epochs]
+    epochs = [plain(epoch) for epoch in epochs]
     if epochs and folder is None:
         raise ValueError("keep_epochs writes into the run's folder; name one")
     if strange := [epoch for epoch in epochs if type(epoch) is not int or not 1 <= epoch <= recipe.epochs]:

@@ -106,8 +106,7 @@ def run_grid(
             failure_file(plan, store).unlink(missing_ok=True)
     work.look()
     for plan in work.left():  # data or weights that are not there are told of before the first training
-        work.bench.data_of(plan)
-        work.bench.teacher_of(plan)
+        work.bench.load(plan)
     work.bench.require_same(finished_runs(grid, store), work.store)
     while work.left():
         for plan in work.left():
@@ -169,12 +168,10 @@ class _Work:
         except Exception as error:
             if any(error is own for own in untold):  # the callback's, and no failure of the run
                 raise
-            # Without room or permission the next run would fare no better.
-            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
-                raise
-            # One that blocks is trained by another process.
-            if not isinstance(error, BlockingIOError):
+            if not isinstance(error, OSError):
                 write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
+            elif not isinstance(error, BlockingIOError):  # that one is of a run that another process has
+                raise  # without room or permission the next run would fare no better
         self.states[plan.folder] = state_of(plan, self.store)
         self.tell()
 
@@ -194,20 +191,24 @@ class Bench:
         return self.data[name, every]
 
     def teacher_of(self, plan: Plan) -> nn.Module | None:
+        """A copy for each run: `train` moves it to a device and into another memory layout, where rounding differs."""
         if plan.teacher is None:
             return None
-        key = _teacher_key(plan)
-        if key not in self.teachers:
-            classes = len(self.data_of(plan).classes)
-            if plan.teacher_weights:
-                teacher = load_weights(build(plan.teacher, classes), Path(plan.teacher_weights).expanduser())
-            elif not plan.data_name:  # of a plan that no grid has checked
-                raise ValueError(f"data={plan.setting['data']!r} has no name to find weights by; give teacher_weights")
-            else:
-                teacher = build(plan.teacher, classes, pretrained=plan.data_name)
-            self.teachers[key] = teacher.eval()
-        # Its own for each run: `train` moves it to a device and into another memory layout, where rounding differs.
-        return copy.deepcopy(self.teachers[key])
+        self.load(plan)
+        return copy.deepcopy(self.teachers[_teacher_key(plan)])
+
+    def load(self, plan: Plan) -> None:
+        """Read what the run needs, if it is not here yet."""
+        classes, key = len(self.data_of(plan).classes), _teacher_key(plan)
+        if plan.teacher is None or key in self.teachers:
+            return
+        if plan.teacher_weights:
+            teacher = load_weights(build(plan.teacher, classes), Path(plan.teacher_weights).expanduser())
+        elif not plan.data_name:  # of a plan that no grid has checked
+            raise ValueError(f"data={plan.setting['data']!r} has no name to find weights by; give teacher_weights")
+        else:
+            teacher = build(plan.teacher, classes, pretrained=plan.data_name)
+        self.teachers[key] = teacher.eval()
 
     def require_same(self, records: Iterable[Record], store: Path) -> None:
         """Refuse finished runs of other data, or of another teacher, than those of the same names that are loaded."""

@@ -19,7 +19,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,55 +128,54 @@ def method_step(
         base = CrossEntropy(**labels)
     if not terms:
         return base, weights
-    images = data.normalise(data.train_images[:PROBED])
-    matches = [
-        _match(term, pair, dict(settings), student, teacher, data, images, seed)
+    pairs = [
+        (term, settings, *((pair, pair) if isinstance(pair, str) else pair))
         for term, settings in terms.items()
         for pair in settings.pop("layers")
     ]
+    joined = [(mine, its) for term, _, mine, its in pairs if term in ALIKE]
+    images = data.normalise(data.train_images[:PROBED])
+    features = _features(student, images, [mine for mine, _ in joined])
+    targets = _features(teacher, images, [its for _, its in joined])
+    whitened = [its for term, settings, _, its in pairs if term == "whitened" and "alpha" not in settings]
+    alphas = measured_alphas(teacher, data, whitened)
+    matches = []
+    for term, settings, mine, its in pairs:
+        told = settings | {"alpha": alphas[its]} if term == "whitened" and "alpha" not in settings else settings
+        loss = functools.partial(FEATURES[term], **told) if told else FEATURES[term]
+        connector = Connector.between(features[mine], targets[its], seed) if term in ALIKE else None
+        matches.append(Match(term, loss, mine, its, connector))
     return FeatureMatching(base, matches), weights
 
 
-def _match(
-    term: str,
-    pair: str | list[str],
-    settings: dict[str, Any],
-    student: nn.Module,
-    teacher: nn.Module,
-    data: LabelledImages,
-    images: Tensor,
-    seed: int,
-) -> Match:
-    mine, its = (pair, pair) if isinstance(pair, str) else pair
-    if term == "whitened" and "alpha" not in settings:
-        settings["alpha"] = measured_alpha(teacher, data, its)
-    loss = functools.partial(FEATURES[term], **settings) if settings else FEATURES[term]
-    connector = None
-    if term in ALIKE:
-        connector = Connector.between(_features(student, images, mine), _features(teacher, images, its), seed)
-    return Match(term, loss, mine, its, connector)
-
-
-def measured_alpha(teacher: nn.Module, data: LabelledImages, layer: str) -> float:
-    """alpha of a layer over training images, without edge treatment, rounded to two digits.
+def measured_alphas(teacher: nn.Module, data: LabelledImages, layers: Sequence[str]) -> dict[str, float]:
+    """alpha of layers over training images, without edge treatment, rounded to two digits; in one pass.
 
     Raises:
-        ValueError: the layer has no exponent.
+        ValueError: a layer has no exponent.
     """
+    if not layers:
+        return {}
     count = len(data.train_images)
     spread = torch.arange(min(count, MEASURED_ON)) * count // min(count, MEASURED_ON)
     images = data.normalise(data.train_images[spread])
-    fit, why_not = activation_spectra(teacher, images, [layer], edges="none", progress=False).fit(layer)
-    if fit is None:
-        raise ValueError(f"the teacher's layer {layer!r} has no exponent to whiten by: {why_not}; give alpha")
-    return round(float(fit.alpha), 2)
+    measured = activation_spectra(teacher, images, list(dict.fromkeys(layers)), edges="none", progress=False)
+    alphas = {}
+    for layer in layers:
+        fit, why_not = measured.fit(layer)
+        if fit is None:
+            raise ValueError(f"the teacher's layer {layer!r} has no exponent to whiten by: {why_not}; give alpha")
+        alphas[layer] = round(float(fit.alpha), 2)
+    return alphas
 
 
-def _features(network: nn.Module, images: Tensor, path: str) -> Tensor:
+def _features(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
+    if not paths:
+        return {}
     device = next(network.parameters()).device
-    with torch.no_grad(), in_eval_mode(network), collected(network, [path]) as seen:
+    with torch.no_grad(), in_eval_mode(network), collected(network, paths) as seen:
         network(images.to(device))
-    return seen[path]
+    return seen
 
 
 def _settings(term: str) -> set[str]:

@@ -36,14 +36,15 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
 
 from spectralkd_nb.distillation import Recipe
+from spectralkd_nb.distillation.records import plain
 from spectralkd_nb.experiments.methods import checked_method, needs_teacher
 from spectralkd_nb.networks import build
 
@@ -84,7 +85,7 @@ class Plan:
     seed: int
     keep_epochs: list[int] = field(default_factory=list)
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The name of the run's folder in a store. What does not change the training plays no part in it."""
         told = {key: value for key, value in asdict(self).items() if key not in NAMES}
@@ -194,7 +195,7 @@ def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
     data = str(setting["data"])
     if not data.strip() or not _name_of_data(data):
         raise ValueError(f"protocol {name!r}: data={data!r} is no name; name a data set, an .npz file or a folder")
-    held = _plain(setting.get("held_out", 0))
+    held = plain(setting.get("held_out", 0))
     if isinstance(held, bool) or not isinstance(held, int) or held == 1 or held < 0:
         raise ValueError(
             f"protocol {name!r}: held_out={held!r}; one training image in 2, 3, ... is held out, or 0 none"
@@ -208,7 +209,7 @@ def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_setting(key: str, value: Any) -> Any:
-    value = _plain(value)
+    value = plain(value)
     kind, words = KINDS[type(USUAL[key])]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{key}={value!r} is not {words}")
@@ -218,7 +219,7 @@ def _checked_setting(key: str, value: Any) -> Any:
 def _checked_kept(epochs: Any, protocols: Mapping[str, Mapping[str, Any]]) -> list[int]:
     if not isinstance(epochs, list | tuple):
         raise ValueError(f"keep_epochs={epochs!r} is no list; name epochs, for example keep_epochs = [1, 4]")
-    epochs = [_plain(epoch) for epoch in epochs]
+    epochs = [plain(epoch) for epoch in epochs]
     for name, setting in protocols.items():
         for epoch in epochs:
             if isinstance(epoch, bool) or not isinstance(epoch, int) or not 1 <= epoch <= setting["epochs"]:
@@ -227,15 +228,10 @@ def _checked_kept(epochs: Any, protocols: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def _checked_seed(seed: Any) -> int:
-    seed = _plain(seed)
+    seed = plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed {seed!r} is no whole number from 0 on")
     return seed
-
-
-def _plain(value: Any) -> Any:
-    """A number of Python's, which goes into records, where numpy's is given."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _name_of_data(data: str) -> str:

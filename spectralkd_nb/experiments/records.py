@@ -32,24 +32,28 @@ class Record:
     run: Run
 
 
+def record_file(plan: Plan, store: str | Path) -> Path:
+    return Path(store).expanduser() / plan.folder / RECORD
+
+
 def failure_file(plan: Plan, store: str | Path) -> Path:
     return Path(store).expanduser() / f"{plan.folder}{FAILED}"
 
 
 def state_of(plan: Plan, store: str | Path) -> tuple[str, str]:
     """What a store holds of a run, and in words: its accuracy, or why it failed; a damaged record is a failure too."""
-    folder = Path(store).expanduser() / plan.folder
-    if (folder / RECORD).exists():
+    record = record_file(plan, store)
+    if record.exists():
         try:
-            return FINISHED, f"{read_run(folder / RECORD).accuracy_last:.1f} %"
+            return FINISHED, f"{read_run(record).accuracy_last:.1f} %"
         except ValueError as error:
             return FAILURE, str(error)
     reason = _reason(failure_file(plan, store))
     if reason is not None:
         return FAILURE, reason
-    if is_busy(folder):
+    if is_busy(record.parent):
         return ELSEWHERE, "another process has it"
-    return (CUT_OFF, "has a checkpoint") if (folder / CHECKPOINT).exists() else (TO_DO, "")
+    return (CUT_OFF, "has a checkpoint") if record.with_name(CHECKPOINT).exists() else (TO_DO, "")
 
 
 def _reason(failure: Path) -> str | None:
@@ -66,7 +70,7 @@ def finished_runs(grid: Mapping[str, Any] | str | Path, store: str | Path) -> li
     """The runs of a grid that a store holds finished, in the grid's order; without those of damaged records."""
     found = []
     for plan in planned_runs(grid):
-        file = Path(store).expanduser() / plan.folder / RECORD
+        file = record_file(plan, store)
         if file.exists():
             with contextlib.suppress(ValueError):  # `state_of` tells it
                 found.append(Record(plan, read_run(file)))
@@ -106,7 +110,7 @@ def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pan
         state, detail = state_of(plan, store)
         states.append((*(getattr(plan, key) for key in keys), state, detail if state == FAILURE else ""))
         if state == FINISHED:
-            records.append(Record(plan, read_run(Path(store).expanduser() / plan.folder / RECORD)))
+            records.append(Record(plan, read_run(record_file(plan, store))))
     planned = pd.DataFrame(states, columns=[*keys, "state", "reason"])
     done = results_of(records)
     return planned.merge(done, "left", keys)[[*done.columns, "state", "reason"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.activations import activation_spectra
-from spectralkd_nb.distillation import Run
 from spectralkd_nb.distillation.history import kept_networks
-from spectralkd_nb.distillation.store import kept_files, kept_name
+from spectralkd_nb.distillation.store import epochs_not_kept
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.experiments.records import finished_runs
-from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.spectra import RadialSpectrum
 
 if TYPE_CHECKING:
@@ -58,8 +56,8 @@ def grid_spectra(
         images = data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
         run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}
         _require_epochs(plan, folder)
-        choose = kept_networks if plan.seed == all_epochs_of else _last_network
-        for epoch, network in choose(record.run, folder, len(data.classes), images):
+        last = plan.seed != all_epochs_of
+        for epoch, network in kept_networks(record.run, folder, len(data.classes), images, last):
             rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
         which = plan.teacher, plan.teacher_weights, plan.protocol
         if plan.teacher and which not in teachers:
@@ -69,14 +67,8 @@ def grid_spectra(
 
 
 def _require_epochs(plan: Plan, folder: Path) -> None:
-    if missing := [epoch for epoch in plan.keep_epochs if not (folder / kept_name(epoch)).exists()]:
+    if missing := epochs_not_kept(folder, plan.keep_epochs):
         raise ValueError(f"the run in {folder} did not keep epoch {missing[0]}; delete it and run the grid again")
-
-
-def _last_network(run: Run, folder: Path, classes: int, _: Tensor) -> Iterator[tuple[int, nn.Module]]:
-    """As the last of `kept_networks`, without building those before it."""
-    epoch, file = max(kept_files(run, folder).items())
-    yield epoch, load_weights(build(run.pair["student"], classes), file)
 
 
 def _rows(network: nn.Module, images: Tensor, layers: Sequence[str], own: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from spectralkd_nb.__main__ import main
 from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import CrossEntropy, Progress, Recipe, Run, SoftTargets, TerminalProgress, train
-from spectralkd_nb.distillation.features import Connector, FeatureMatching
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, collected
 from spectralkd_nb.distillation.store import RunStore
 from spectralkd_nb.experiments import (
     Plan,
@@ -52,6 +52,7 @@ from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
+from spectralkd_nb.losses.selectivity import nst_loss
 from spectralkd_nb.networks import build, load_weights
 
 Grid = dict[str, Any]
@@ -499,6 +500,7 @@ def test_only_losses_that_compare_features_of_one_shape_get_connectors(shades, p
     method = {
         "cross-entropy": 1.0,
         **dict.fromkeys(("hint", "fourier", "shape"), layers),
+        "nst": layers | {"kernel": "gaussian", "sigma": 0.5, "half": True, "rectify": True},
         "whitened": layers | {"alpha": 1.0},
         "attention": {"weight": 1, "layers": ["layer1"]},
         "exponent": {"weight": 1, "layers": ["layer1"]},
@@ -513,7 +515,7 @@ def test_only_losses_that_compare_features_of_one_shape_get_connectors(shades, p
     joined = [("layer1", "layer1", "Connector(4, 8)"), ("layer1", "layer2", "Connector(4, 16, stride=2)")]
     unjoined = [(mine, its, "None") for mine, its, _ in joined]
     assert found["hint"] == found["fourier"] == found["whitened"] == joined
-    assert found["shape"] == unjoined
+    assert found["shape"] == found["nst"] == unjoined
     assert found["attention"] == found["exponent"] == unjoined[:1]
     assert weights.keys() == method.keys()
     # Networks and the caller's randomness are as they were.
@@ -525,6 +527,18 @@ def test_only_losses_that_compare_features_of_one_shape_get_connectors(shades, p
 
 def normalised(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
     return data.normalise(data.train_images), data.train_labels
+
+
+def test_selectivity_is_asked_for_with_all_its_settings(shades, pair):
+    settings = {"kernel": "gaussian", "sigma": 0.5, "half": True, "rectify": True}
+    method = {"cross-entropy": 1, "nst": {"weight": 2, "layers": ["layer1.1"]} | settings}
+    step, weights = method_step(method, *pair, shades)
+    with collected(pair[0], ["layer1.1"]) as mine, collected(pair[1], ["layer1.1"]) as its:
+        terms = step(*pair, *normalised(shades))[1]
+    assert weights["nst"] == 2
+    assert torch.equal(terms["nst"], nst_loss(mine["layer1.1"], its["layer1.1"], **settings))
+    with pytest.raises(ValueError, match="no setting 'sigmas'; did you mean 'sigma'"):
+        method_step({"cross-entropy": 1, "nst": {"weight": 1, "layers": ["layer1"], "sigmas": 1}}, *pair, shades)
 
 
 def test_connectors_are_drawn_by_the_seed(shades, pair):

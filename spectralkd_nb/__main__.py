@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
 from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
 from spectralkd_nb.distillation.store import kept_files
 from spectralkd_nb.experiments import compare_methods, finished_runs, planned_runs, run_grid, summary, write_records
+from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
 from spectralkd_nb.experiments.spectra import grid_spectra
@@ -57,16 +59,29 @@ def main(arguments: list[str] | None = None) -> None:
     grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
     grid.set_defaults(run=do_grid)
     spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
-    spectra.add_argument("grid", type=Path, help="TOML file, with keep_epochs")
-    spectra.add_argument("store", type=Path, help="folder of its finished runs")
-    spectra.add_argument("out", type=Path, help="CSV file to write, one row a ring")
-    spectra.add_argument("--layers", nargs="+", required=True, help="dotted paths, for example layer1 layer2")
+    add_grid_table(spectra, "one row a ring")
     spectra.set_defaults(run=write_grid_spectra)
+    probes = commands.add_parser("grid-probes", help="what linear classifiers read off students' layers, into CSV")
+    add_grid_table(probes, "one row a network and layer")
+    probes.add_argument("--data", help="a second task: cifar100, an .npz file or a folder; which way is up if none")
+    probes.add_argument("--train-images", type=int, help="at most so many training images of the second task")
+    probes.set_defaults(run=write_grid_probes)
+    discrepancies = commands.add_parser("grid-discrepancies", help="how far students' channels are from a teacher's")
+    add_grid_table(discrepancies, "one row a student, layer and kernel")
+    discrepancies.set_defaults(run=write_grid_discrepancies)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def add_grid_table(parser: argparse.ArgumentParser, rows: str) -> None:
+    """The arguments of what measures layers of a grid's networks into a CSV file."""
+    parser.add_argument("grid", type=Path, help="TOML file, with keep_epochs")
+    parser.add_argument("store", type=Path, help="folder of its finished runs")
+    parser.add_argument("out", type=Path, help=f"CSV file to write, {rows}")
+    parser.add_argument("--layers", nargs="+", required=True, help="dotted paths, for example layer1 layer2")
 
 
 def write_exponents(folder: Path, out: Path) -> None:
@@ -119,10 +134,37 @@ def do_grid(options: argparse.Namespace) -> None:
 
 def write_grid_spectra(options: argparse.Namespace) -> None:
     """What `grid_spectra` finds, to six digits; of the grid's first seed at every kept epoch."""
+    require_writable(options.out)
     grid = read_grid(options.grid)
     table = grid_spectra(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
     write_table(table, options.out, "%.6g")
     print(f"{len(table)} rings measured -> {options.out}")
+
+
+def write_grid_probes(options: argparse.Namespace) -> None:
+    """What `grid_probes` finds, to six digits."""
+    require_writable(options.out)
+    data = open_dataset(options.data) if options.data else None
+    table = grid_probes(options.grid, options.store, options.layers, data, options.train_images)
+    write_table(table, options.out, "%.6g")
+    print(f"{len(table)} probes fitted -> {options.out}")
+
+
+def write_grid_discrepancies(options: argparse.Namespace) -> None:
+    """What `grid_discrepancies` finds, to six digits."""
+    require_writable(options.out)
+    table = grid_discrepancies(options.grid, options.store, options.layers)
+    write_table(table, options.out, "%.6g")
+    print(f"{len(table)} discrepancies measured -> {options.out}")
+
+
+def require_writable(out: Path) -> None:
+    """Refuse, before hours of measuring and not after, a file that cannot be written; its folder is made."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file to write")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"nothing can be written into {out.parent}; name a file elsewhere")
 
 
 def write_table(table: pandas.DataFrame, out: Path, form: str) -> None:

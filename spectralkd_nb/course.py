@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,16 +33,19 @@ __all__ = [
     "check_band_exponents",
     "check_confidence_step",
     "check_equal_octaves",
+    "check_fooled_kernels",
     "check_halved",
     "check_leaf_density",
     "check_phase_noise",
     "check_planned_seeds",
     "check_relu_loss",
+    "check_representatives",
     "check_shift_blind_loss",
     "check_steep_kernel",
     "check_steps",
     "check_still_point",
     "check_straight_fall",
+    "check_style_loss",
     "progress",
     "start",
 ]
@@ -406,6 +410,83 @@ def check_planned_seeds(seeds: int | None) -> Verdict:
     if seeds != wanted:
         return _wrong("4.3", f"{seeds} are too {'few' if seeds < wanted else 'many'}; which deviation did you take?")
     return _right("4.3", f"the paired differences deviate by {deviation:.2f} points, so {wanted} seeds are needed")
+
+
+def check_fooled_kernels(degrees: Sequence[float] | None) -> Verdict:
+    """Lesson 5, exercise 1: a set of two-pixel neurons that linear and poly take for 0, 120, 240.
+
+    The Gaussian kernel, of sigma 0.5, tells them apart.
+
+    Args:
+        degrees: the student's neurons as angles, or None while unsolved.
+    """
+    if degrees is None:
+        return _open("5.1", "replace None by a list of angles in degrees")
+    try:
+        angles = torch.as_tensor(degrees, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return _wrong("5.1", f"{degrees!r} is no list of angles")
+    if angles.ndim != 1 or not 1 <= len(angles) <= 100 or not angles.isfinite().all():
+        return _wrong("5.1", "one to a hundred finite angles are asked for")
+    pair = losses.two_pixel_maps(angles), losses.two_pixel_maps((0, 120, 240))
+    kernels = ("linear", "poly", "gaussian")
+    linear, poly, gaussian = (float(losses.nst_loss(*pair, kernel, sigma=0.5)) for kernel in kernels)
+    found = f"linear says {linear:.3g}, poly {poly:.3g}, gaussian {gaussian:.3g}"
+    if max(linear, poly) > 1e-6 or gaussian < 0.01:
+        return _wrong("5.1", f"{found}; wanted are 0, 0 and more than 0.01")
+    return _right("5.1", f"{found}: only the last one sees more than mean and Gram")
+
+
+def check_style_loss(loss: Callable[[Tensor, Tensor], Tensor] | None) -> Verdict:
+    """Lesson 5, exercise 2: the distance of style Grams, channels by channels, with positions as unit vectors.
+
+    Args:
+        loss: takes features (B, C, H, W) of student and teacher, returns a number; or None while unsolved.
+    """
+    if loss is None:
+        return _open("5.2", "replace None by a function of student and teacher")
+    if not callable(loss):
+        return _wrong("5.2", f"{loss!r} is no function")
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 5, 6, 4, generator=generator, dtype=torch.float64)
+    mine, its = (nn.functional.normalize(maps.flatten(2), dim=1) for maps in (student, teacher))
+    wanted = ((mine @ mine.mT - its @ its.mT) / 24).square().sum((1, 2)).mean()  # 24 positions
+    shuffled = student.flatten(2)[..., torch.randperm(24, generator=generator)].view_as(student)
+    student.requires_grad_()
+    try:
+        value, elsewhere, equal = (loss(maps, teacher) for maps in (student, shuffled, teacher))
+        found, moved, zero = (float(number.detach()) for number in (value, elsewhere, equal))
+        gradient = torch.autograd.grad(value, student, allow_unused=True)[0] if value.requires_grad else None
+    except Exception as error:  # whatever a function of somebody else's may raise
+        return _wrong("5.2", f"it ends with {type(error).__name__}: {error}")
+    if not abs(zero) <= 1e-9:
+        return _wrong("5.2", f"of equal features it says {zero:.3g}, and 0 is wanted")
+    if not abs(moved - found) <= 1e-6 * abs(found):
+        return _wrong("5.2", f"with the positions shuffled it goes from {found:.4g} to {moved:.4g}; style has no place")
+    if not math.isclose(found, float(wanted), rel_tol=1e-4):
+        return _wrong("5.2", f"it says {found:.4g} where the Grams' distance is {float(wanted):.4g}")
+    if gradient is None or not gradient.any():
+        return _wrong("5.2", "it gives the student no gradient to learn from")
+    return _right("5.2", f"{found:.4g}, wherever the positions are: the same discrepancy with the roles exchanged")
+
+
+def check_representatives(channels: Sequence[int] | None, maps: Tensor, most: float = 0.09) -> Verdict:
+    """Lesson 5, exercise 3: four of a layer's channels whose discrepancy (poly) from all of them is small.
+
+    Args:
+        channels: their numbers, or None while unsolved. maps: (B, C, H, W). most: what the discrepancy may be.
+    """
+    if channels is None:
+        return _open("5.3", "replace None by a list of four channels")
+    try:
+        chosen = [operator.index(channel) for channel in channels]
+    except TypeError:
+        return _wrong("5.3", f"{channels!r} is no list of channels")
+    if len(set(chosen)) != 4 or len(chosen) != 4 or not all(0 <= channel < maps.shape[1] for channel in chosen):
+        return _wrong("5.3", f"four different channels of 0 to {maps.shape[1] - 1} are asked for")
+    found = float(losses.nst_loss(maps[:, chosen], maps))
+    said = f"their discrepancy from all {maps.shape[1]} is {found:.4f}"
+    return _right("5.3", said) if found <= most else _wrong("5.3", f"{said}, and {most} is asked for")
 
 
 def check_steps(steps: int | None, data: LabelledImages) -> Verdict:

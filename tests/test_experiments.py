@@ -52,7 +52,7 @@ from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
-from spectralkd_nb.losses.selectivity import nst_loss
+from spectralkd_nb.losses import nst_loss
 from spectralkd_nb.networks import build, load_weights
 
 Grid = dict[str, Any]

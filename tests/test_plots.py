@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from spectralkd_nb import losses, operations, pictures, plots, spectra
 from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
+from spectralkd_nb.losses.selectivity import nst_loss
 from spectralkd_nb.plots import style
 
 LAYERS = pd.DataFrame(
@@ -59,6 +61,9 @@ RUNS = pd.DataFrame(
 )
 
 
+GAINS = {"paper": {"KD": 1.5, "NST": 0.25}, "ours": {"NST": (-0.5, -1.0, 0.0), "both": (2.0, 1.25, 2.75)}}
+
+
 def profile(
     rise: float = 0.1, name: str = "a network", layers: int = 12, dead: tuple[int, ...] = ()
 ) -> ExponentProfile:
@@ -87,6 +92,19 @@ def profile(
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def excited() -> tuple[torch.Tensor, torch.Tensor]:
+    """Six pictures and maps whose channel 1 has the means 0, 4, 1, 5, 2, 3."""
+    maps = torch.rand(6, 2, 4, 4, generator=generator())
+    maps[:, 1] += torch.tensor([0.0, 4, 1, 5, 2, 3])[:, None, None] - maps[:, 1].mean((1, 2), keepdim=True)
+    return torch.rand(6, 3, 8, 8, generator=generator()), maps
+
+
+def features(dead: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A student of 3 and a teacher of 5 channels, of which some are dead, on 2 images of 4 x 5 pixels."""
+    student, teacher = torch.randn(2, 8, 4, 5, generator=generator(), dtype=torch.float64).split((3, 5), 1)
+    return student, teacher * (torch.arange(5) >= dead)[:, None, None]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +146,14 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "spectra_while_learning": plots.spectra_while_learning({0: error, 8: error}, error, 8, "a layer"),
         "method_comparison": plots.method_comparison(RUNS, "alone"),
         "depth_summary": plots.depth_summary({"white kernels": (MEASURED, PREDICTED)}, pair, law),
+        "most_excited": plots.most_excited(*excited(), 1, "a layer", list("abcdef"), shown=4),
+        "two_pixel_sets": plots.two_pixel_sets([20, 70], [40, 150, 300], "gaussian", 0.5, "a toy"),
+        "kernels_by_sigma": plots.kernels_by_sigma(*features(), 0.5, [0.1, 0.5, 2.0], "a layer"),
+        "what_a_gram_keeps": plots.what_a_gram_keeps(
+            torch.rand(3, 16, 20), *(maps[0] for maps in features()), (1, 2), "a layer"
+        ),
+        "cosines_between_channels": plots.cosines_between_channels({"a": features()[0], "b": features()[1]}, "layers"),
+        "gains": plots.gains(GAINS, "two sources"),
     }
 
 
@@ -333,3 +359,235 @@ def test_the_summary_tells_of_random_networks_and_of_the_law(figures):
         f"Depth moves alpha. white kernels: from 2.00 to 1.00, predicted 1.10. a network: {law}"
     )
     assert [axis.get_title() for axis in figures["depth_summary"].figure.axes] == ["white kernels", "a network"]
+
+
+# --- neuron selectivity transfer -----------------------------------------------------------------
+
+
+def unit(maps: torch.Tensor) -> torch.Tensor:
+    """(B, C, H W), zeros where a channel is dead; by another way than the package's."""
+    return torch.nn.functional.normalize(maps.flatten(2), dim=2, eps=1e-12)
+
+
+def on_circle(degrees: torch.Tensor) -> torch.Tensor:
+    return torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], -1)[None, :, None]
+
+
+def arrows(drawn: plots.CaptionedFigure) -> list[np.ndarray]:
+    """The points of each arrow along the circle."""
+    drawn.png()
+    patches = [patch for patch in drawn.figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    return [patch._path_original.vertices for patch in patches]
+
+
+def places(drawn: plots.CaptionedFigure) -> list[tuple[float, ...]]:
+    return [axis.get_position(original=True).bounds for axis in drawn.figure.axes]
+
+
+def test_the_most_excited_pictures_come_first():
+    images, maps = excited()
+    drawn = plots.most_excited(images, maps, 1, "a layer", ["x", "hat", "x", "hat", "x", "cat"], shown=3)
+    assert drawn.caption == (
+        "a layer, channel 1: hat is 2 of the 3 pictures that excite it most; its mean response is 4 to these and 2.5 "
+        "over all 6 pictures."
+    )
+    below, above, *_ = drawn.figure.axes
+    assert [text.get_text() for text in above.texts] == ["hat", "hat", "cat"]
+    assert [text.get_text() for text in below.texts] == ["5.00", "4.00", "3.00"]
+    for axis, shown in ((above, images.permute(0, 2, 3, 1)), (below, maps[:, 1])):
+        for picture, n in zip(axis.images, (3, 1, 5), strict=True):
+            np.testing.assert_allclose(picture.get_array(), shown[n], rtol=1e-6)
+    assert len({picture.get_clim() for picture in below.images}) == 1
+    assert places(drawn) == places(plots.most_excited(images, maps, 0, "a layer", shown=3))
+
+
+def test_a_channel_that_nothing_excites_more_is_told_so_and_nothing_else_is_taken():
+    images, maps = excited()
+    drawn = plots.most_excited(images, 0 * maps, 0, "dead")
+    assert drawn.caption == "dead, channel 0: all 6 pictures excite it alike, with a mean response of 0."
+    with pytest.raises(ValueError, match="no channel 2; the maps have 2"):
+        plots.most_excited(images, maps, 2, "a layer")
+    with pytest.raises(ValueError, match="6 images, 6 maps and 1 names"):
+        plots.most_excited(images, maps, 1, "a layer", ["x"])
+
+
+@pytest.mark.parametrize("kernel", ["linear", "poly", "gaussian"])
+def test_neurons_are_pulled_the_way_the_loss_falls(kernel):
+    """The pull by finite differences, its direction along the circle, and the loss by its definition."""
+    student, teacher = torch.tensor([20.0, 70, 95], dtype=torch.float64), torch.tensor([40.0, 150]).double()
+
+    def loss(angles: torch.Tensor) -> float:
+        return float(nst_loss(on_circle(angles), on_circle(teacher), kernel, sigma=0.6))
+
+    step = 1e-4
+    slopes = [(loss(student + step * one) - loss(student - step * one)) / (2 * step) for one in torch.eye(3).double()]
+    steepest = np.abs(slopes).argmax()
+    drawn = plots.two_pixel_sets(student.tolist(), teacher.tolist(), kernel, 0.6)
+    pull = np.rad2deg(np.abs(slopes[steepest]))
+    assert f"loss {loss(student):.3g}; the steepest pull is {pull:.3g} per radian" in drawn.caption
+    assert f"on the student's neuron at {student[steepest]:g} degrees." in drawn.caption
+    turned = [np.rad2deg(np.unwrap(np.arctan2(*points.T[::-1]))) for points in arrows(drawn)]
+    for angle, slope in zip(student, slopes, strict=True):
+        share = slope / slopes[steepest]
+        if abs(share) > 0.1:
+            (mine,) = [turn for turn in turned if np.isclose(turn[0], angle)]
+            length = -np.sign(slopes[steepest]) * share * plots.selectivity.LONGEST_ARROW
+            assert mine[-1] - mine[0] == pytest.approx(length, rel=1e-3)
+
+
+def test_each_neuron_goes_downhill_on_the_drawn_witness():
+    """The gradient of the loss is 2 / C times the witness's slope at each of the student's neurons."""
+    student = [20.0, 70.0, 200.0]
+    angles = torch.tensor(student, dtype=torch.float64, requires_grad=True)
+    goal = on_circle(torch.tensor([40.0, 150.0]).double())
+    (gradient,) = torch.autograd.grad(nst_loss(on_circle(angles), goal, "gaussian", sigma=0.5), angles)
+    axis = plots.two_pixel_sets(student, [40, 150], "gaussian", 0.5).figure.axes[1]
+    turn, height = next(np.array(line.get_data()) for line in axis.lines if len(line.get_xdata()) > 100)
+    slopes = np.interp(student, turn, np.gradient(height, turn))
+    np.testing.assert_allclose(2 / 3 * slopes, gradient, rtol=1e-3)
+    marked = [np.array(line.get_data()) for line in axis.lines if line.get_marker() in ("o", "s")]
+    for x, y in marked:
+        np.testing.assert_allclose(np.interp(x, turn, height), y, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "poly", "gaussian"])
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_nothing_pulls_where_both_sets_are_equal(kernel, sigma):
+    drawn = plots.two_pixel_sets([20, 70, 100], [70, 100, 20], kernel, sigma)
+    assert "loss 0; nothing pulls at any neuron." in drawn.caption
+    assert arrows(drawn) == []
+
+
+def test_nothing_pulls_at_a_narrow_kernel_though_the_loss_is_large():
+    drawn = plots.two_pixel_sets([10, 40], [200], "gaussian", 0.01)
+    assert "sigma 0.01: loss 1.5; nothing pulls" in drawn.caption
+    assert arrows(drawn) == []
+
+
+def test_the_toy_tells_the_sigma_that_is_taken_and_says_so_at_every_move():
+    student, teacher = [20.0, 70.0], [40.0, 150.0]
+    apart = [2 * np.sin(np.deg2rad(a - b) / 2) for a in student for b in teacher]
+    drawn = plots.two_pixel_sets(student, teacher, "gaussian")
+    assert f"by itself sigma {np.sqrt(np.mean(np.square(apart))):.3g}: " in drawn.caption
+    states = [plots.two_pixel_sets(student, teacher, k, s) for k in ("linear", "poly", "gaussian") for s in (0.3, 1.0)]
+    assert len({state.caption for state in states}) == len(states)
+    assert all(places(state) == places(drawn) for state in states)
+
+
+@pytest.mark.parametrize("dead", [0, 2, 5])
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 20.0])
+def test_the_loss_by_sigma_is_the_loss(dead, sigma):
+    """Of living and dead channels; the curve, the marked sigma, the one taken by itself, and the linear line."""
+    student, teacher = features(dead)
+    sigmas = [0.1, 0.5, 2.0]
+    drawn = plots.kernels_by_sigma(student, teacher, sigma, sigmas, "a layer")
+    losses = [float(nst_loss(student, teacher, "gaussian", sigma=at)) for at in (*sigmas, sigma)]
+    linear = float(nst_loss(student, teacher, "linear")) / sigma**2
+    usual = float(torch.cdist(unit(student), unit(teacher)).square().mean().sqrt())
+    there = float(nst_loss(student, teacher, "gaussian", sigma=usual))
+    assert drawn.caption == (
+        f"a layer: with sigma {sigma:.3g} the loss over 2 images is {losses[-1]:.3g}, and linear / sigma^2 is "
+        f"{linear:.3g}; sigma by itself is {usual:.3g}, where the loss is {there:.3g}."
+    )
+    lines = {line.get_label(): line for line in drawn.figure.axes[-1].lines}
+    np.testing.assert_allclose(lines["loss"].get_ydata(), losses[:-1], rtol=1e-9)
+    np.testing.assert_allclose(lines[f"σ = {sigma:.3g}"].get_ydata(), losses[-1], rtol=1e-9)
+    if sigma > 10:
+        assert losses[-1] == pytest.approx(linear, rel=5e-3)
+
+
+def test_kernels_are_those_of_the_first_image_and_stand_still():
+    student, teacher = features(dead=1)
+    drawn = plots.kernels_by_sigma(student, teacher, 0.5, [0.1, 1.0], "a layer")
+    pairs = [(student, student), (teacher, teacher), (student, teacher)]
+    for axis, (x, y) in zip(drawn.figure.axes, pairs, strict=False):
+        expected = (-torch.cdist(unit(x)[0], unit(y)[0]).square() / 0.5).exp()
+        np.testing.assert_allclose(axis.images[0].get_array(), expected, rtol=1e-6)
+        assert axis.images[0].get_clim() == (0, 1)
+    other = plots.kernels_by_sigma(student, teacher, 2.0, [0.1, 1.0], "a layer")
+    assert places(drawn) == places(other)
+    assert drawn.figure.axes[-1].axis() == other.figure.axes[-1].axis()
+
+
+def test_single_and_equal_channels_have_their_kernels_too():
+    student = features()[0][:1, :1]
+    drawn = plots.kernels_by_sigma(student, student, 0.01, [0.01, 1.0], "one")
+    assert drawn.caption.startswith("one: with sigma 0.01 the loss over 1 image is 0, and linear / sigma^2 is 0;")
+    assert "the loss is 0 at every σ" in [text.get_text() for text in drawn.figure.axes[-1].texts]
+
+
+def test_a_gram_is_looked_at_in_three_ways():
+    """By the definition: the diagonal, a row, and the autocorrelation by the Fourier transform of each unit map."""
+    student, teacher = (maps[0] for maps in features(dead=1))
+    drawn = plots.what_a_gram_keeps(torch.rand(3, 16, 20), student, teacher, (1, 2), "a layer")
+    grams, expected = [], []
+    for maps in (teacher, student):
+        channels = unit(maps[None])[0]
+        grams.append(channels.T @ channels / len(channels))
+        power = torch.fft.fft2(channels.reshape(-1, 4, 5)).abs().square().mean(0)
+        shifts = torch.fft.fftshift(torch.fft.ifft2(power).real)
+        expected.append((20 * grams[-1].diagonal().reshape(4, 5), 20 * grams[-1][7].reshape(4, 5), shifts))
+    maps = [axis for axis in drawn.figure.axes[1:] if axis.images]
+    for column, pair in enumerate(zip(*expected, strict=True)):
+        own = maps[2 * column : 2 * column + 2]
+        for axis, values in zip(own, pair, strict=True):
+            np.testing.assert_allclose(axis.images[0].get_array(), values, atol=1e-12)
+        assert own[0].images[0].get_clim() == own[1].images[0].get_clim()
+    distance = float((grams[0] - grams[1]).square().sum())
+    alike = [np.corrcoef(t.flatten(), s.flatten())[0, 1] for t, s in zip(*expected, strict=True)]
+    assert drawn.caption == (
+        f"a layer, pixel 1, 2: the squared distance of the Grams is {distance:.3g}. Correlation of student and "
+        f"teacher: response {alike[0]:.2f}, what goes with the pixel {alike[1]:.2f}, autocorrelation {alike[2]:.2f}."
+    )
+    marked = drawn.figure.axes[0].lines[0].get_data()
+    assert tuple(float(at[0]) for at in marked) == (9.5, 5.5)  # the middle of 4 x 4 pixels of the image
+
+
+def test_grams_without_a_difference_between_pixels_or_of_two_sizes():
+    student, teacher = (maps[0] for maps in features())
+    image = torch.rand(3, 16, 20)
+    dead = plots.what_a_gram_keeps(image, 0 * student, teacher, (3, 4), "dead").caption
+    assert "response not defined, what goes with the pixel not defined, autocorrelation not defined." in dead
+    same = plots.what_a_gram_keeps(image, teacher, teacher, (0, 0), "same").caption
+    assert "distance of the Grams is 0." in same
+    assert "response 1.00, what goes with the pixel 1.00, autocorrelation 1.00." in same
+    with pytest.raises(ValueError, match=r"pixel \(4, 0\) is not on maps of 4 x 5"):
+        plots.what_a_gram_keeps(image, student, teacher, (4, 0), "outside")
+    with pytest.raises(ValueError, match=r"maps of \(2, 5\) and \(4, 5\) pixels"):
+        plots.what_a_gram_keeps(image, student[:, :2], teacher, (0, 0), "sizes")
+
+
+def test_cosines_are_those_of_pairs_of_living_channels():
+    student, teacher = features(dead=2)
+    drawn = plots.cosines_between_channels({"a": student, "b": teacher, "one": student[:, :1]}, "layers")
+    said = []
+    for name, alive in (("a", student), ("b", teacher[:, 2:])):
+        pairs = [(i, j) for i in range(3) for j in range(i)]
+        cosines = torch.stack([torch.cosine_similarity(*alive[:, p].flatten(2).unbind(1), dim=-1) for p in pairs])
+        said.append(f"{name}: mean {cosines.mean():.3f}, {100 * (cosines < 0).double().mean():.1f} % below 0")
+        (line,) = [line for line in drawn.figure.axes[0].lines if line.get_label().startswith(f"{name}: ")]
+        counts, _ = np.histogram(cosines, 80, (-1, 1))
+        np.testing.assert_allclose(np.asarray(line.get_ydata()) * 2 / 80 * cosines.numel(), counts, atol=1e-9)
+    assert drawn.caption == f"Cosines between channels, layers: {'; '.join(said)}; one: no two channels alive."
+
+
+def test_gains_stand_in_one_order_and_leave_what_is_missing_empty(figures):
+    drawn = figures["gains"]
+    assert drawn.caption == (
+        "two sources. paper: KD +1.50, NST +0.25; ours: NST -0.50 (-1.00 to +0.00), both +2.00 (+1.25 to +2.75)."
+    )
+    paper, ours = drawn.figure.axes
+    assert [label.get_text() for label in paper.get_yticklabels()] == ["KD", "NST", "both"]
+    dots = [[line.get_data() for line in axis.lines if line.get_marker() in ("o", "s")] for axis in (paper, ours)]
+    assert [[(x[0], y[0]) for x, y in own] for own in dots] == [[(1.5, 0), (0.25, 1)], [(-0.5, 1), (2.0, 2)]]
+    intervals = [line.get_data() for line in ours.lines if line.get_marker() == "|"]
+    assert [(list(x), list(y)) for x, y in intervals] == [([-1.0, 0.0], [1, 1]), ([1.25, 2.75], [2, 2])]
+    taller = plots.gains({"paper": {str(i): 1.0 for i in range(9)}})
+    assert taller.figure.get_figheight() > drawn.figure.get_figheight() + 2
+
+
+def test_arrows_of_neighbours_lie_one_inside_the_other():
+    drawn = plots.two_pixel_sets([355, 5, 15, 180], [60, 100, 240], "gaussian", 1.0)
+    radii = {round(float(np.rad2deg(np.arctan2(y, x))) % 360): np.hypot(x, y) for x, y in (a[0] for a in arrows(drawn))}
+    assert len({round(radii[angle], 6) for angle in (5, 15, 355)}) == 3
+    assert radii[180] == pytest.approx(max(radii.values()))

@@ -10,8 +10,9 @@ from spectralkd_nb.datasets.cifar import read_cifar
 from spectralkd_nb.datasets.files import read_folder, read_npz
 from spectralkd_nb.datasets.labelled import LabelledImages, Views, augment, draw_views
 from spectralkd_nb.datasets.patches import photograph_patches
+from spectralkd_nb.datasets.rotation import rotated
 
-__all__ = ["LabelledImages", "Views", "augment", "draw_views", "open_dataset"]
+__all__ = ["LabelledImages", "Views", "augment", "draw_views", "open_dataset", "rotated"]
 
 
 def open_dataset(name: str | Path, **options: Any) -> LabelledImages:

@@ -72,6 +72,17 @@ class LabelledImages:
         Raises:
             ValueError: `every` is below 2, or nothing would be held out.
         """
+        held = self.which_held_out(every)
+        train, test = (
+            self.train_images[which].contiguous(memory_format=torch.channels_last) for which in (~held, held)
+        )
+        labels = {"train_labels": self.train_labels[~held], "test_labels": self.train_labels[held]}
+        kept = None if self.groups is None else self.groups[~held]
+        name = f"{self.name}, 1 in {every} held out"
+        return replace(self, name=name, train_images=train, test_images=test, groups=kept, **labels)
+
+    def which_held_out(self, every: int) -> Tensor:
+        """(N,) bool, the training images that `held_out` holds out. Raises as it does."""
         if every < 2:
             raise ValueError(f"every={every} would leave nothing to train with; give 2 or more")
         groups = torch.arange(len(self.train_labels)) if self.groups is None else self.groups
@@ -81,13 +92,7 @@ class LabelledImages:
             held |= torch.isin(groups, own[every - 1 :: every])
         if not held.any():
             raise ValueError(f"no class has {every} training images, so none would be held out")
-        train, test = (
-            self.train_images[which].contiguous(memory_format=torch.channels_last) for which in (~held, held)
-        )
-        labels = {"train_labels": self.train_labels[~held], "test_labels": self.train_labels[held]}
-        kept = None if self.groups is None else self.groups[~held]
-        name = f"{self.name}, 1 in {every} held out"
-        return replace(self, name=name, train_images=train, test_images=test, groups=kept, **labels)
+        return held
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ the same number of threads; on a GPU as far as its kernels add in a fixed order.
 
 from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
+from spectralkd_nb.distillation.probes import LinearProbe, linear_probe
 from spectralkd_nb.distillation.progress import Progress, TerminalProgress
 from spectralkd_nb.distillation.records import Recipe, Run, read_run
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets
@@ -20,6 +21,7 @@ __all__ = [
     "Connector",
     "CrossEntropy",
     "FeatureMatching",
+    "LinearProbe",
     "Match",
     "Progress",
     "Recipe",
@@ -27,6 +29,7 @@ __all__ = [
     "SoftTargets",
     "TerminalProgress",
     "evaluate",
+    "linear_probe",
     "read_run",
     "train",
 ]

@@ -32,7 +32,6 @@ from spectralkd_nb.distillation import CrossEntropy, SoftTargets
 from spectralkd_nb.distillation.evaluation import in_eval_mode
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, collected
 from spectralkd_nb.distillation.steps import Step
-from spectralkd_nb.losses.selectivity import nst_loss
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
 FEATURES: dict[str, Callable[..., Tensor]] = {
@@ -42,7 +41,7 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
     "shape": losses.spectral_shape_loss,
     "exponent": losses.exponent_loss,
     "whitened": losses.whitened_spectral_loss,
-    "nst": nst_loss,
+    "nst": losses.nst_loss,
 }
 ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
 BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature"}}

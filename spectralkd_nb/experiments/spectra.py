@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.activations import activation_spectra
+from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation.history import kept_networks
 from spectralkd_nb.distillation.store import epochs_not_kept
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan
-from spectralkd_nb.experiments.records import finished_runs
+from spectralkd_nb.experiments.records import Record, finished_runs
 from spectralkd_nb.spectra import RadialSpectrum
 
 if TYPE_CHECKING:
@@ -50,20 +51,40 @@ def grid_spectra(
     import pandas as pd
 
     bench, rows, teachers = Bench(), [], {}
-    for record in finished_runs(grid, store):
-        plan, folder = record.plan, Path(store).expanduser() / record.plan.folder
-        data = bench.data_of(plan)
-        images = data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
+    for record, epoch, network, data in finished_students(bench, grid, store, all_epochs_of):
+        plan, images = record.plan, test_sample(data)
         run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}
-        _require_epochs(plan, folder)
-        last = plan.seed != all_epochs_of
-        for epoch, network in kept_networks(record.run, folder, len(data.classes), images, last):
-            rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
+        rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
         which = plan.teacher, plan.teacher_weights, plan.protocol
         if plan.teacher and which not in teachers:
             own = {**run, "student": None, "method": TEACHER, "seed": None, "epoch": None}
             teachers[which] = _rows(bench.teacher_of(plan), images, layers, own)
     return pd.DataFrame([row for found in teachers.values() for row in found] + rows)
+
+
+def finished_students(
+    bench: Bench, grid: Mapping[str, Any] | str | Path, store: str | Path, all_epochs_of: int | None = None
+) -> Iterator[tuple[Record, int, nn.Module, LabelledImages]]:
+    """Record, epoch, network and data of each finished run of a grid, at what it kept last.
+
+    Args:
+        all_epochs_of: the seed whose students come at every epoch that was kept, and before them untrained at epoch 0.
+
+    Raises:
+        ValueError: a run kept no epochs, or not all that the grid asks for.
+    """
+    for record in finished_runs(grid, store):
+        plan, folder = record.plan, Path(store).expanduser() / record.plan.folder
+        data = bench.data_of(plan)
+        _require_epochs(plan, folder)
+        last = plan.seed != all_epochs_of
+        for epoch, network in kept_networks(record.run, folder, len(data.classes), test_sample(data), last):
+            yield record, epoch, network, data
+
+
+def test_sample(data: LabelledImages) -> Tensor:
+    """About 256 test images, evenly spread, as the networks take them."""
+    return data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
 
 
 def _require_epochs(plan: Plan, folder: Path) -> None:

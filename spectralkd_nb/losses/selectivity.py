@@ -78,7 +78,7 @@ def nst_loss(
         ValueError: unknown kernel or sizes, no kernel with these settings, not (B, C, H, W), unequal batches, no
             elements, unequal sizes if they are refused. TypeError: maps that are not real floating.
     """
-    _check_settings(kernel, degree, offset, sigma, sizes)
+    check_settings(kernel, degree, offset, sigma, sizes)
     student, teacher = checked_pair(student, teacher)
     if sizes == "refuse" and student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
@@ -88,7 +88,7 @@ def nst_loss(
     size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
     fewer_channels = max(student.shape[1], teacher.shape[1]) < size[0] * size[1]
     distance = _image_distance(kernel, degree, offset, sigma, fewer_channels)
-    prepare = partial(_channel_vectors, size=size, rectify=rectify)
+    prepare = partial(channel_vectors, size=size, rectify=rectify)
     dtype = torch.promote_types(student.dtype, teacher.dtype)  # a product takes two of one kind
     student, teacher = student.to(dtype), teacher.to(dtype)
     if not torch.is_grad_enabled():
@@ -98,7 +98,7 @@ def nst_loss(
     return total / (2 * len(student) if half else len(student))
 
 
-def _check_settings(kernel: str, degree: int, offset: float, sigma: float | None, sizes: str) -> None:
+def check_settings(kernel: str, degree: int, offset: float, sigma: float | None, sizes: str) -> None:
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} is none of {KERNELS}")
     if sizes not in SIZES:
@@ -148,7 +148,7 @@ def _images_at_once(student: Tensor, teacher: Tensor) -> int:
     return max(1, AT_ONCE // (student[0].numel() + teacher[0].numel() + channels**2))
 
 
-def _channel_vectors(maps: Tensor, size: list[int], rectify: bool) -> Tensor:
+def channel_vectors(maps: Tensor, size: list[int], rectify: bool) -> Tensor:
     """(B, C, H W), at the smaller size, in memory of its own.
 
     A matrix product rounds by memory layout and by alignment to 64 bytes. A copy makes both the same on either side;
@@ -177,7 +177,7 @@ def _image_distance(
     return partial(_between_gaussians, sigma=sigma)
 
 
-def _inverse_lengths(vectors: Tensor) -> Tensor:
+def inverse_lengths(vectors: Tensor) -> Tensor:
     """(B, C), 0 for a dead channel."""
     squares = vectors.square().sum(-1)
     return squares.masked_fill(squares <= DEAD_NORM**2, torch.inf).rsqrt()
@@ -190,29 +190,34 @@ def _between_means(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _mean_unit(vectors: Tensor) -> Tensor:
     """(B, 1, H W). The product divides by the lengths and adds up, without a copy of the vectors."""
-    return torch.bmm(_inverse_lengths(vectors)[:, None], vectors) / vectors.shape[1]
+    return torch.bmm(inverse_lengths(vectors)[:, None], vectors) / vectors.shape[1]
 
 
 def _between_pixel_grams(student: Tensor, teacher: Tensor, offset: float) -> Tensor:
     """Degree 2 in pixels: (x.y + c)^2 = (x.y)^2 + 2 c x.y + c^2, where c^2 cancels. Not below 0 by its form."""
-    squared = (_pixel_gram(student) - _pixel_gram(teacher)).square().sum((1, 2))
+    squared = (gram_of_pixels(student) - gram_of_pixels(teacher)).square().sum((1, 2))
     return squared + 2 * offset * _between_means(student, teacher) if offset else squared
 
 
-def _pixel_gram(vectors: Tensor) -> Tensor:
+def gram_of_pixels(vectors: Tensor) -> Tensor:
     """S'S / C, (B, H W, H W). Lengths belong to channels, so one factor carries their squares."""
-    weighted = vectors * _inverse_lengths(vectors).square()[:, :, None]
+    weighted = vectors * inverse_lengths(vectors).square()[:, :, None]
     return torch.bmm(vectors.mT, weighted) / vectors.shape[1]
 
 
 def _between_polynomials(student: Tensor, teacher: Tensor, degree: int, offset: float) -> Tensor:
-    return _discrepancy(*((cosines + offset) ** degree for cosines in _cosines(student, teacher)))
+    return squared_discrepancy(*((cosines + offset) ** degree for cosines in _cosines(student, teacher)))
 
 
 def _between_gaussians(student: Tensor, teacher: Tensor, sigma: float | None) -> Tensor:
     own, others, crossed = _squared_distances(*_cosines(student, teacher))
-    variance = sigma**2 if sigma else crossed.detach().mean((1, 2), keepdim=True).clamp(min=SMALLEST_VARIANCE)
-    return _discrepancy(*((squares / (-2 * variance)).exp() for squares in (own, others, crossed)))
+    variance = gaussian_variance(crossed, sigma)
+    return squared_discrepancy(*((squares / (-2 * variance)).exp() for squares in (own, others, crossed)))
+
+
+def gaussian_variance(crossed: Tensor, sigma: float | None) -> Tensor | float:
+    """Of a Gaussian kernel: what is given, or (B, 1, 1) from squared distances (B, C, C') of student and teacher."""
+    return sigma**2 if sigma else crossed.detach().mean((1, 2), keepdim=True).clamp(min=SMALLEST_VARIANCE)
 
 
 def _cosines(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +225,7 @@ def _cosines(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Lengths are divided out of the products, which are fewer than the pixels. A dead channel is at 0 to all, and itself.
     """
-    own, others = _inverse_lengths(student), _inverse_lengths(teacher)
+    own, others = inverse_lengths(student), inverse_lengths(teacher)
 
     def cosines(x: Tensor, y: Tensor, per_x: Tensor, per_y: Tensor) -> Tensor:
         return torch.bmm(x, y.mT) * per_x[:, :, None] * per_y[:, None]
@@ -242,7 +247,7 @@ def _squared_distances(own: Tensor, others: Tensor, crossed: Tensor) -> tuple[Te
     return distances(s, s, own), distances(t, t, others), distances(s, t, crossed)
 
 
-def _discrepancy(own: Tensor, others: Tensor, crossed: Tensor) -> Tensor:
+def squared_discrepancy(own: Tensor, others: Tensor, crossed: Tensor) -> Tensor:
     """(B,) from three kernels. For equal features they are the same to the last bit, and this order gives exactly 0."""
     own, others, crossed = (kernel.mean((1, 2)) for kernel in (own, others, crossed))
     return (own - crossed) + (others - crossed)

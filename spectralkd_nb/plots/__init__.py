@@ -16,6 +16,14 @@ from spectralkd_nb.plots.depth import (
 from spectralkd_nb.plots.experiments import method_comparison
 from spectralkd_nb.plots.layers import channel_exponents, exponents_by_depth, layer, operation
 from spectralkd_nb.plots.losses import gradient_spectra, heard_by_frequency, spectra_while_learning, weighted_error
+from spectralkd_nb.plots.selectivity import (
+    cosines_between_channels,
+    gains,
+    kernels_by_sigma,
+    most_excited,
+    two_pixel_sets,
+    what_a_gram_keeps,
+)
 from spectralkd_nb.plots.spectra import (
     edge_treatments,
     exponent_spread,
@@ -34,19 +42,23 @@ __all__ = [
     "PALETTE",
     "CaptionedFigure",
     "channel_exponents",
+    "cosines_between_channels",
     "depth_profile",
     "depth_summary",
     "edge_treatments",
     "exponent_spread",
     "exponents_by_depth",
     "from_picture_to_law",
+    "gains",
     "gains_by_depth",
     "gallery",
     "gradient_spectra",
     "heard_by_frequency",
+    "kernels_by_sigma",
     "law_by_band",
     "layer",
     "method_comparison",
+    "most_excited",
     "operation",
     "orientations",
     "picture_and_power",
@@ -57,6 +69,8 @@ __all__ = [
     "spectra_and_laws",
     "spectra_while_learning",
     "training_curves",
+    "two_pixel_sets",
     "use_style",
     "weighted_error",
+    "what_a_gram_keeps",
 ]

@@ -1,0 +1,182 @@
+"""What a grid's students have learned beside their task, and how far their channels are from those of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spectralkd_nb.datasets import LabelledImages, rotated
+from spectralkd_nb.distillation.evaluation import in_eval_mode
+from spectralkd_nb.distillation.features import collected
+from spectralkd_nb.distillation.probes import linear_probes
+from spectralkd_nb.experiments.grid import Bench
+from spectralkd_nb.experiments.plan import Plan, read_grid
+from spectralkd_nb.experiments.spectra import TEACHER, finished_students, test_sample
+from spectralkd_nb.losses.selectivity import KERNELS, nst_loss
+from spectralkd_nb.networks import build, reestimate_batch_norm
+
+if TYPE_CHECKING:
+    import pandas
+
+UNTRAINED = "untrained"  # in the column of methods
+OF_A_RUN = ["student", "teacher", "protocol", "method", "seed"]
+PROBED = [*OF_A_RUN, "task", "layer", "features", "accuracy", "train_accuracy"]
+COMPARED = [*OF_A_RUN, "layer", "kernel", "discrepancy"]
+
+
+def grid_probes(
+    grid: Mapping[str, Any] | str | Path,
+    store: str | Path,
+    layers: Sequence[str],
+    data: LabelledImages | None = None,
+    train_images: int | None = None,
+) -> pandas.DataFrame:
+    """How well a second task is read off layers of every student in a store, of the untrained ones and the teachers.
+
+    Each is a `linear_probe` of the network that the run kept last. An untrained student is the run's own before
+    training, its batch norms with the statistics of about 256 test images of the protocol. The second task's images
+    are normalised with the mean and deviation of the data that the student was trained on.
+
+    Args:
+        grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths that students and
+            teachers share.
+        data: the second task; None for `rotated`, which way is up, of each protocol's own images.
+        train_images: at most so many of the second task's training images, the classes evenly; None for all.
+
+    Returns:
+        one row a network and layer: student (None for a teacher), teacher (as planned: None for a student alone or
+        untrained), protocol, method ("teacher" or "untrained" for these), seed (None for a teacher), task, layer,
+        features (their number), accuracy and train_accuracy (percent).
+
+    Raises:
+        ValueError: a finished run kept no epochs, or not all that the grid asks for; a student that has no teacher
+            anywhere in the grid; what `linear_probe` refuses.
+    """
+    import pandas as pd
+
+    grid, bench, rows = read_grid(grid), Bench(), []
+    teachers: dict[tuple, list[dict[str, Any]]] = {}
+    tasks: dict[int, LabelledImages] = {}  # by the data's id, which lives as long as the bench
+    for plan, student, own in _students(bench, grid, store):
+        if id(own) not in tasks:
+            tasks[id(own)] = fewer(rotated(own) if data is None else data, train_images)
+        task = tasks[id(own)]
+        for taught in _with_teachers(plan, grid["pairs"]):
+            which = taught.teacher, taught.teacher_weights, taught.protocol
+            if which not in teachers:
+                told = _told(taught) | {"student": None, "method": TEACHER, "seed": None}
+                teachers[which] = _probe_rows(bench.teacher_of(taught), task, own, layers, told)
+        rows += _probe_rows(student, task, own, layers, _told(plan))
+    return pd.DataFrame([row for found in teachers.values() for row in found] + rows, columns=PROBED)
+
+
+def grid_discrepancies(
+    grid: Mapping[str, Any] | str | Path, store: str | Path, layers: Sequence[str]
+) -> pandas.DataFrame:
+    """How far the channels of every student in a store, and of the untrained ones, are from those of its teacher.
+
+    The squared maximum mean discrepancy that `nst_loss` is, with each of its kernels, as a mean over about 256 test
+    images of the protocol. A student trained alone, and an untrained one, is compared with every teacher that the
+    grid's pairs have for it.
+
+    Args:
+        grid, store: as for `grid_probes`. layers: dotted paths, of maps, that students and teachers share.
+
+    Returns:
+        one row a student, teacher, layer and kernel: student, teacher (compared with), protocol, method ("untrained"
+        before training), seed, layer, kernel, discrepancy.
+
+    Raises:
+        ValueError: as `grid_probes`; what `nst_loss` refuses.
+    """
+    import pandas as pd
+
+    grid, bench, rows = read_grid(grid), Bench(), []
+    shown: dict[tuple, dict[str, Tensor]] = {}
+    for plan, student, own in _students(bench, grid, store):
+        images = test_sample(own)
+        mine = _maps(student, images, layers)
+        for taught in _with_teachers(plan, grid["pairs"]):
+            which = taught.teacher, taught.teacher_weights, taught.protocol
+            if which not in shown:
+                shown[which] = _maps(bench.teacher_of(taught), images, layers)
+            for layer in layers:
+                for kernel in KERNELS:
+                    distance = float(nst_loss(mine[layer], shown[which][layer], kernel))
+                    rows.append({**_told(taught), "layer": layer, "kernel": kernel, "discrepancy": distance})
+    return pd.DataFrame(rows, columns=COMPARED)
+
+
+def fewer(data: LabelledImages, count: int | None) -> LabelledImages:
+    """The data with at most so many training images, evenly spread over each class; None for all of them.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if count is None or count >= len(data.train_labels):
+        return data
+    if count < 1:
+        raise ValueError(f"train_images={count} would leave nothing to fit to; give 1 or more")
+    by_class = data.train_labels.argsort(stable=True)  # files are often sorted by class, or classes take turns
+    places = torch.arange(count, device=by_class.device) * len(by_class) // count
+    kept = by_class[places].sort().values
+    return replace(
+        data,
+        train_images=data.train_images[kept].contiguous(memory_format=torch.channels_last),
+        train_labels=data.train_labels[kept],
+        groups=None if data.groups is None else data.groups[kept.to(data.groups.device)],
+    )
+
+
+# --- whose features ------------------------------------------------------------------------------
+
+
+def _students(
+    bench: Bench, grid: Mapping[str, Any], store: str | Path
+) -> Iterator[tuple[Plan, nn.Module, LabelledImages]]:
+    """Plan, network and data of each finished run; before the first of a seed, of the student as it was untrained."""
+    begun = set()
+    for record, _, network, data in finished_students(bench, grid, store):
+        plan = record.plan
+        which = plan.student, plan.protocol, plan.seed
+        if which not in begun:
+            begun.add(which)
+            untrained = build(plan.student, len(data.classes), seed=plan.seed)
+            settled = reestimate_batch_norm(untrained, test_sample(data))
+            yield replace(plan, method=UNTRAINED, teacher=None, teacher_weights=None), settled, data
+        yield plan, network, data
+
+
+def _with_teachers(plan: Plan, pairs: Sequence[Mapping[str, Any]]) -> list[Plan]:
+    """The plan, if it has a teacher; else one for each teacher that the pairs have for its student."""
+    if plan.teacher:
+        return [plan]
+    named = [(pair.get("teacher"), pair.get("teacher_weights")) for pair in pairs if pair["student"] == plan.student]
+    teachers = dict.fromkeys(both for both in named if both[0])
+    if not teachers:
+        raise ValueError(f"no pair of the grid has a teacher for {plan.student!r}; name one to compare it with")
+    return [replace(plan, teacher=teacher, teacher_weights=weights) for teacher, weights in teachers]
+
+
+def _told(plan: Plan) -> dict[str, Any]:
+    return {key: getattr(plan, key) for key in OF_A_RUN}
+
+
+def _probe_rows(
+    network: nn.Module, task: LabelledImages, own: LabelledImages, layers: Sequence[str], told: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One row a layer. own: the data that the network is used to."""
+    found = linear_probes(network, task, layers, normalise=own.normalise)
+    facts = ("layer", "features", "accuracy", "train_accuracy")
+    return [{**told, "task": task.name, **{fact: getattr(probe, fact) for fact in facts}} for probe in found]
+
+
+def _maps(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    with torch.no_grad(), in_eval_mode(network), collected(network, layers) as seen:
+        network(images)
+    return seen

@@ -135,6 +135,7 @@ def do_grid(options: argparse.Namespace) -> None:
 def write_grid_spectra(options: argparse.Namespace) -> None:
     """What `grid_spectra` finds, to six digits; of the grid's first seed at every kept epoch."""
     require_writable(options.out)
+    require_finished(options)
     grid = read_grid(options.grid)
     table = grid_spectra(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
     write_table(table, options.out, "%.6g")
@@ -144,6 +145,7 @@ def write_grid_spectra(options: argparse.Namespace) -> None:
 def write_grid_probes(options: argparse.Namespace) -> None:
     """What `grid_probes` finds, to six digits."""
     require_writable(options.out)
+    require_finished(options)
     data = open_dataset(options.data) if options.data else None
     table = grid_probes(options.grid, options.store, options.layers, data, options.train_images)
     write_table(table, options.out, "%.6g")
@@ -153,6 +155,7 @@ def write_grid_probes(options: argparse.Namespace) -> None:
 def write_grid_discrepancies(options: argparse.Namespace) -> None:
     """What `grid_discrepancies` finds, to six digits."""
     require_writable(options.out)
+    require_finished(options)
     table = grid_discrepancies(options.grid, options.store, options.layers)
     write_table(table, options.out, "%.6g")
     print(f"{len(table)} discrepancies measured -> {options.out}")
@@ -165,6 +168,14 @@ def require_writable(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"nothing can be written into {out.parent}; name a file elsewhere")
+
+
+def require_finished(options: argparse.Namespace) -> None:
+    """Refuse a store without any finished run, which is most often a name mistyped; tell if some are missing."""
+    finished, planned = len(finished_runs(options.grid, options.store)), len(planned_runs(options.grid))
+    if not finished:
+        raise ValueError(f"{options.store} holds no finished run of {options.grid}; {options.out} was left as it is")
+    print(f"{finished} of {planned} runs are finished")
 
 
 def write_table(table: pandas.DataFrame, out: Path, form: str) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import re
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import nbformat
@@ -15,7 +16,7 @@ from spectralkd_nb import course, pictures
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law import Setting
-from spectralkd_nb.losses import spectral_shape_loss
+from spectralkd_nb.losses import nst_loss, spectral_shape_loss
 from spectralkd_nb.networks import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -319,6 +320,133 @@ def test_too_few_or_too_many_seeds_are_told_so(answer, why):
     ],
 )
 def test_no_answer_at_all_leaves_an_exercise_of_lesson_4_open(verdict):
+    assert not verdict().solved
+    assert " is open: replace None by " in verdict().text
+
+
+# --- lesson 5 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("degrees", "why"),
+    [
+        ("abc", "is no list of angles"),
+        ([None], "is no list of angles"),
+        ({}, "is no list of angles"),
+        ([10**400], "is no list of angles"),
+        (60, "one to a hundred finite angles"),
+        ([], "one to a hundred finite angles"),
+        ([[60, 180, 300]], "one to a hundred finite angles"),
+        ([60, 180, math.inf], "one to a hundred finite angles"),
+        ([60.0] * 101, "one to a hundred finite angles"),
+        ([0, 120, 240], "the neuron at 0 degrees is one of the teacher's"),
+        ([30, 150, 270, 480.5], "the neuron at 480.5 degrees is one of the teacher's"),
+        ([60, 180], "linear is off, so the mean is"),
+        ([60, 240.0 - 180, 180 + 60], "is one of the teacher's"),
+        ([45, 225], "the means agree, and poly's Grams do not"),
+        ([3, 123, 243], "the neurons are too near"),
+    ],
+)
+def test_a_student_that_does_not_fool_both_kernels_is_told_why(degrees, why):
+    assert why in refused(course.check_fooled_kernels(degrees), "5.1")
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [[60, 180, 300], (45, 135, 225, 315), np.array([420.0, 180, -60]), torch.tensor([20.0, 92, 164, 236, 308])],
+)
+def test_neurons_spread_evenly_fool_linear_and_poly(degrees):
+    assert course.check_fooled_kernels(degrees).solved
+
+
+def exchanged(*features: torch.Tensor) -> list[torch.Tensor]:
+    return [maps.flatten(2).mT[..., None] for maps in features]
+
+
+def written_out(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    grams = []
+    for maps in (student, teacher):
+        units = maps.flatten(2) / maps.flatten(2).norm(dim=1, keepdim=True)
+        grams.append(torch.einsum("bcp,bdp->bcd", units, units) / units.shape[2])
+    return (grams[0] - grams[1]).square().sum() / len(student)
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (3, "a function is asked for"),
+        (torch.ones(1), "a function is asked for"),
+        (lambda student: student, "it ends with TypeError"),
+        (lambda student, teacher: None, "it has to return the loss as a tensor"),
+        (lambda student, teacher: 0.1, "it has to return the loss as a tensor"),
+        (lambda student, teacher: student, "it ends with "),
+        (lambda student, teacher: 1 + written_out(student, teacher), "of equal features it says 1"),
+        (nst_loss, "style has no place"),
+        (lambda student, teacher: nst_loss(*exchanged(student, teacher), "linear"), "mind the kernel"),
+        (lambda student, teacher: written_out(student, teacher) / 2, "where the Grams' distance is"),
+        (lambda student, teacher: written_out(student, teacher).detach(), "no gradient to learn from"),
+        (
+            lambda student, teacher: written_out(student, teacher).detach() + student.sum() - student.sum().detach(),
+            "its gradient is that of something else",
+        ),
+    ],
+)
+def test_a_loss_that_is_none_of_style_is_told_why(loss, why):
+    assert why in refused(course.check_style_loss(loss), "5.2")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        written_out,
+        lambda student, teacher: nst_loss(*exchanged(student, teacher), "poly"),
+        lambda student, teacher: nst_loss(*exchanged(student.float(), teacher.float())),
+    ],
+)
+def test_style_may_be_written_in_any_way(loss):
+    assert course.check_style_loss(loss).solved
+
+
+@pytest.mark.parametrize(
+    ("channels", "why"),
+    [
+        (7, "is no list of channels"),
+        ("abcd", "is no list of channels"),
+        ([0, 1, 2, 3.5], "four different channels of 0 to 5"),
+        ([0, 1, 2, 3, 4], "four different channels of 0 to 5"),
+        ([0, 1, 2, math.inf], "four different channels of 0 to 5"),
+        ([0, 1, 2, 10**400], "is no list of channels"),
+        ([0, 1, 2], "four different channels of 0 to 5"),
+        ([0, 1, 2, 2], "four different channels of 0 to 5"),
+        ([0, 1, 2, 6], "four different channels of 0 to 5"),
+        ([0, 1, 2, -1], "four different channels of 0 to 5"),
+    ],
+)
+def test_what_are_no_four_channels_is_told_so(channels, why):
+    assert why in refused(course.check_representatives(channels, torch.eye(6).view(1, 6, 2, 3)), "5.3")
+
+
+def test_four_channels_are_judged_by_their_discrepancy_and_told_the_least():
+    maps = torch.rand(3, 7, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = {four: float(nst_loss(maps[:, four], maps)) for four in combinations(range(7), 4)}
+    best, worst = min(found, key=found.get), max(found, key=found.get)
+    between = sum(found.values()) / len(found)
+    assert f"is {found[worst]:.4f}, and" in refused(course.check_representatives(worst, maps, between), "5.3")
+    for channels in (best, list(best), set(best), torch.tensor(best), np.array(best), np.array(best, dtype=float)):
+        verdict = course.check_representatives(channels, maps, between)
+        assert verdict.solved
+        assert verdict.text.endswith(f"the nearest of all 35 sets of four has {found[best]:.4f}.")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda: course.check_fooled_kernels(None),
+        lambda: course.check_style_loss(None),
+        lambda: course.check_representatives(None, torch.ones(1, 6, 2, 2)),
+    ],
+)
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_5_open(verdict):
     assert not verdict().solved
     assert " is open: replace None by " in verdict().text
 

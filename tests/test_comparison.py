@@ -550,6 +550,56 @@ def test_few_seeds_are_drawn_and_told_too():
     assert method_comparison(runs.query("method == 'alone'"), "alone").caption.endswith("nothing to compare.")
 
 
+@pytest.mark.parametrize("seeds", [2, 6, 7, 10])
+def test_lines_join_the_runs_of_few_seeds_only(seeds):
+    accuracies = draws(3, seeds, seed=4) + 75
+    drawn = method_comparison(runs_of(dict(zip(("alone", "KD", "hint"), map(list, accuracies), strict=True))), "alone")
+    joined = seeds <= 6
+    dots = [line for line in drawn.figure.axes[0].lines if line.get_marker() == "o"]
+    assert {line.get_linestyle() for line in dots} == {"-" if joined else "None"}
+    np.testing.assert_array_equal([line.get_xdata() for line in dots], accuracies.T)
+    (legend,) = drawn.figure.legends
+    assert legend.texts[0].get_text() == ("run; a line joins a seed's" if joined else "run")
+    assert legend.legend_handles[0].get_linestyle() == ("-" if joined else "None")
+
+
+def many(better: int, worse: int, open_: int) -> pd.DataFrame:
+    """Methods with a verdict each, ten seeds."""
+    shared, noise = draws(10, seed=1), 0.3 * draws(10, seed=2)
+    noise -= noise.mean()
+    counts = {"good": (better, 9), "bad": (worse, -9), "so": (open_, 0)}
+    gains = {f"{name} {i}": gain for name, (count, gain) in counts.items() for i in range(count)}
+    scores = {name: list(70 + gain + shared + noise) for name, gain in gains.items()}
+    return runs_of({"alone": list(70 + shared)} | scores)
+
+
+@pytest.mark.parametrize(
+    ("counts", "ending"),
+    [
+        ((1, 1, 9), "the other 9 are inconclusive"),
+        ((6, 1, 1), "the other is inconclusive"),
+        ((0, 0, 8), "all 8 are inconclusive"),
+        ((5, 3, 0), ""),
+    ],
+)
+def test_of_many_methods_the_caption_names_those_with_a_verdict(counts, ending):
+    runs = many(*counts)
+    table = compare_methods(runs, "alone")
+    assert [table.verdict.eq(verdict).sum() for verdict in ("better", "worse", "inconclusive")] == list(counts)
+    said = [
+        f"{row.method} {row.difference:+.2f} ({row.lower:+.2f} to {row.upper:+.2f}, {row.verdict})"
+        for row in table[table.verdict.ne("inconclusive")].itertuples()
+    ]
+    caption = method_comparison(runs, "alone").caption
+    assert caption.partition("verdict): ")[2] == ", ".join([*said, *([ending] if ending else [])]) + "."
+
+
+def test_of_seven_methods_the_caption_names_all():
+    caption = method_comparison(many(1, 1, 5), "alone").caption
+    assert caption.count(" to ") == 7
+    assert caption.count(", inconclusive)") == 5
+
+
 @pytest.mark.parametrize("column", ["student", "teacher", "protocol"])
 def test_the_figure_is_of_one_group(column):
     with pytest.raises(ValueError, match="one student, one teacher and one protocol"):

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -373,11 +374,20 @@ def on_circle(degrees: torch.Tensor) -> torch.Tensor:
     return torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], -1)[None, :, None]
 
 
+def arrow_patches(drawn: plots.CaptionedFigure) -> list[FancyArrowPatch]:
+    drawn.png()
+    return [patch for patch in drawn.figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+
+
 def arrows(drawn: plots.CaptionedFigure) -> list[np.ndarray]:
     """The points of each arrow along the circle."""
-    drawn.png()
-    patches = [patch for patch in drawn.figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
-    return [patch._path_original.vertices for patch in patches]
+    return [patch._path_original.vertices for patch in arrow_patches(drawn)]
+
+
+def turns(drawn: plots.CaptionedFigure) -> dict[float, float]:
+    """Where each arrow starts, and how far it turns; degrees."""
+    angles = [np.rad2deg(np.unwrap(np.arctan2(*points.T[::-1]))) for points in arrows(drawn)]
+    return {round(float(turned[0]) % 360, 3): float(turned[-1] - turned[0]) for turned in angles}
 
 
 def places(drawn: plots.CaptionedFigure) -> list[tuple[float, ...]]:
@@ -426,13 +436,55 @@ def test_neurons_are_pulled_the_way_the_loss_falls(kernel):
     pull = np.rad2deg(np.abs(slopes[steepest]))
     assert f"loss {loss(student):.3g}; the steepest pull is {pull:.3g} per radian" in drawn.caption
     assert f"on the student's neuron at {student[steepest]:g} degrees." in drawn.caption
-    turned = [np.rad2deg(np.unwrap(np.arctan2(*points.T[::-1]))) for points in arrows(drawn)]
-    for angle, slope in zip(student, slopes, strict=True):
-        share = slope / slopes[steepest]
-        if abs(share) > 0.1:
-            (mine,) = [turn for turn in turned if np.isclose(turn[0], angle)]
-            length = -np.sign(slopes[steepest]) * share * plots.selectivity.LONGEST_ARROW
-            assert mine[-1] - mine[0] == pytest.approx(length, rel=1e-3)
+    lengths = -35 / 0.5 * np.rad2deg(slopes)  # 35 degrees for half a unit per radian
+    drawn_ones = {float(angle): length for angle, length in zip(student, lengths, strict=True) if abs(length) >= 1.5}
+    assert turns(drawn) == pytest.approx(drawn_ones, rel=1e-3)
+    assert drawn_ones
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sigma", "pull"),
+    [
+        *(("gaussian", 0.1, 0.496), ("gaussian", 0.5, 0.157), ("gaussian", 1, 0.0812), ("gaussian", None, 0.0798)),
+        *(("poly", 0.5, 0.131), ("linear", 0.5, 0.17)),
+    ],
+)
+def test_arrows_compare_across_kernels_and_sigmas(kernel, sigma, pull):
+    drawn = plots.two_pixel_sets([20, 80, 140], [0, 30, 60, 90, 120], kernel, sigma)
+    assert f"the steepest pull is {pull:.3g} per radian, on the student's neuron at " in drawn.caption
+    assert drawn.caption.endswith(" degrees.")
+    assert max(map(abs, turns(drawn).values())) == pytest.approx(70 * pull, rel=5e-3)
+    assert [text.get_text() for text in drawn.figure.axes[0].get_legend().texts][-1] == "pull, downhill"
+
+
+@pytest.mark.parametrize(("sigma", "pull"), [(0.05, 0.0213), (4, 0.0102)])
+def test_no_arrow_is_drawn_for_a_faint_pull_and_the_caption_says_so(sigma, pull):
+    drawn = plots.two_pixel_sets([20, 80, 140], [0, 30, 60, 90, 120], "gaussian", sigma)
+    assert arrows(drawn) == []
+    told = f"steepest pull is {pull} per radian, on the student's neuron at 80 degrees, too little for an arrow."
+    assert told in drawn.caption
+
+
+def test_steep_arrows_are_cut_and_the_caption_tells_their_pull():
+    drawn = plots.two_pixel_sets([20, 100], [25, 95], "gaussian", 0.1)
+    assert turns(drawn) == pytest.approx({20: 42.0, 100: -42.0})
+    assert float(re.search(r"steepest pull is (\S+) per", drawn.caption)[1]) > 0.6
+
+
+def test_short_arrows_have_small_heads():
+    """No head is longer than its arrow, nor than that of a longer one."""
+    states = [plots.two_pixel_sets([20, 80, 140], [0, 30, 60, 90, 120], "gaussian", s) for s in (0.1, 0.2, 0.5, 1, 2)]
+    unit = 72 / 2.6 * 2.95  # of the axis, in points
+    pairs = []
+    for patch in (patch for state in states for patch in arrow_patches(state)):
+        steps = np.diff(patch._path_original.vertices, axis=0)
+        head = patch.get_arrowstyle().head_length * patch.get_mutation_scale()
+        pairs.append((unit * np.hypot(*steps.T).sum(), head))
+    assert min(pairs)[0] < 4 < 40 < max(pairs)[0]
+    assert all(head <= length for length, head in pairs)
+    heads = [head for _, head in sorted(pairs)]
+    assert heads == sorted(heads)
+    assert heads[0] < 0.5 * heads[-1]
 
 
 def test_each_neuron_goes_downhill_on_the_drawn_witness():
@@ -468,7 +520,7 @@ def test_the_toy_tells_the_sigma_that_is_taken_and_says_so_at_every_move():
     student, teacher = [20.0, 70.0], [40.0, 150.0]
     apart = [2 * np.sin(np.deg2rad(a - b) / 2) for a in student for b in teacher]
     drawn = plots.two_pixel_sets(student, teacher, "gaussian")
-    assert f"by itself sigma {np.sqrt(np.mean(np.square(apart))):.3g}: " in drawn.caption
+    assert f"gaussian kernel, sigma of nst_loss, {np.sqrt(np.mean(np.square(apart))):.3g}: " in drawn.caption
     states = [plots.two_pixel_sets(student, teacher, k, s) for k in ("linear", "poly", "gaussian") for s in (0.3, 1.0)]
     assert len({state.caption for state in states}) == len(states)
     assert all(places(state) == places(drawn) for state in states)
@@ -477,7 +529,7 @@ def test_the_toy_tells_the_sigma_that_is_taken_and_says_so_at_every_move():
 @pytest.mark.parametrize("dead", [0, 2, 5])
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 20.0])
 def test_the_loss_by_sigma_is_the_loss(dead, sigma):
-    """Of living and dead channels; the curve, the marked sigma, the one taken by itself, and the linear line."""
+    """Of living and dead channels; the curve, the marked sigma, about the one of `nst_loss`, and the linear line."""
     student, teacher = features(dead)
     sigmas = [0.1, 0.5, 2.0]
     drawn = plots.kernels_by_sigma(student, teacher, sigma, sigmas, "a layer")
@@ -487,9 +539,12 @@ def test_the_loss_by_sigma_is_the_loss(dead, sigma):
     there = float(nst_loss(student, teacher, "gaussian", sigma=usual))
     assert drawn.caption == (
         f"a layer: with sigma {sigma:.3g} the loss over 2 images is {losses[-1]:.3g}, and linear / sigma^2 is "
-        f"{linear:.3g}; sigma by itself is {usual:.3g}, where the loss is {there:.3g}."
+        f"{linear:.3g}; the sigma of nst_loss is about {usual:.3g}, where the loss is {there:.3g}."
     )
+    assert len(drawn.caption) <= 200
+    assert drawn.figure.axes[-1].get_title() == "squared discrepancy, mean over 2 images"
     lines = {line.get_label(): line for line in drawn.figure.axes[-1].lines}
+    np.testing.assert_allclose(lines[f"σ of nst_loss: {usual:.3g}"].get_xdata(), usual, rtol=1e-6)
     np.testing.assert_allclose(lines["loss"].get_ydata(), losses[:-1], rtol=1e-9)
     np.testing.assert_allclose(lines[f"σ = {sigma:.3g}"].get_ydata(), losses[-1], rtol=1e-9)
     if sigma > 10:
@@ -513,6 +568,7 @@ def test_single_and_equal_channels_have_their_kernels_too():
     student = features()[0][:1, :1]
     drawn = plots.kernels_by_sigma(student, student, 0.01, [0.01, 1.0], "one")
     assert drawn.caption.startswith("one: with sigma 0.01 the loss over 1 image is 0, and linear / sigma^2 is 0;")
+    assert drawn.figure.axes[-1].get_title() == "squared discrepancy, 1 image"
     assert "the loss is 0 at every σ" in [text.get_text() for text in drawn.figure.axes[-1].texts]
 
 
@@ -539,6 +595,8 @@ def test_a_gram_is_looked_at_in_three_ways():
         f"a layer, pixel 1, 2: the squared distance of the Grams is {distance:.3g}. Correlation of student and "
         f"teacher: response {alike[0]:.2f}, what goes with the pixel {alike[1]:.2f}, autocorrelation {alike[2]:.2f}."
     )
+    assert [maps[i].images[0].get_array().mean() for i in (0, 1)] == pytest.approx([0.8, 1])  # one of 5 is dead
+    assert any("mean over pixels\nis 1 in the first column" in text.get_text() for text in drawn.figure.texts)
     marked = drawn.figure.axes[0].lines[0].get_data()
     assert tuple(float(at[0]) for at in marked) == (9.5, 5.5)  # the middle of 4 x 4 pixels of the image
 
@@ -573,9 +631,11 @@ def test_cosines_are_those_of_pairs_of_living_channels():
 
 def test_gains_stand_in_one_order_and_leave_what_is_missing_empty(figures):
     drawn = figures["gains"]
-    assert drawn.caption == (
-        "two sources. paper: KD +1.50, NST +0.25; ours: NST -0.50 (-1.00 to +0.00), both +2.00 (+1.25 to +2.75)."
-    )
+    assert drawn.caption == "two sources. paper: +0.25 (NST) to +1.50 (KD); ours: -0.50 (NST) to +2.00 (both)."
+    assert [[text.get_text() for text in axis.texts] for axis in drawn.figure.axes] == [
+        ["+1.50", "+0.25"],
+        ["-0.50", "+2.00"],
+    ]
     paper, ours = drawn.figure.axes
     assert [label.get_text() for label in paper.get_yticklabels()] == ["KD", "NST", "both"]
     dots = [[line.get_data() for line in axis.lines if line.get_marker() in ("o", "s")] for axis in (paper, ours)]
@@ -586,8 +646,50 @@ def test_gains_stand_in_one_order_and_leave_what_is_missing_empty(figures):
     assert taller.figure.get_figheight() > drawn.figure.get_figheight() + 2
 
 
+NEAR = {"up": 0.03, "down": -0.04, "zero": 0.0, "a point": (1.0, -2.83, 1.8), "most": 4.15}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {f"a source, number {i}": NEAR for i in range(4)},
+        {f"source {i}": {**NEAR, "up": -1.91} for i in range(5)},
+        {"ours": NEAR},
+        {"all above": {"least": -0.01, "most": 9.0}, "all below": {"least": -9.0, "most": 0.01}},
+        {"no room on its side": {"down": -0.01, "most": 9.0}},
+        {f"{i}": {"down": -0.01, "a method with a long name of two lines": 9.0} for i in range(4)},
+    ],
+)
+def test_numbers_stand_beside_the_line_at_zero_and_inside_their_panel(table):
+    figure = plots.gains(table).figure
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        zero = axis.transData.transform((0, 0))[0]
+        assert len(axis.texts) == len(table[axis.get_title().replace("\n", " ")])
+        for number in axis.texts:
+            box, at = number.get_window_extent(), axis.transData.transform(number.xy)[0]
+            assert not box.x0 - 2 < zero < box.x1 + 2
+            assert axis.bbox.x0 + 2 < box.x0 <= at + 4
+            assert at - 4 <= box.x1 < axis.bbox.x1 - 2
+
+
+def test_titles_of_sources_stand_apart_and_that_of_the_figure_only_where_there_is_one(figures):
+    names = ["paper, CIFAR-10", "RepDistiller, 5 pairs", "paper, CIFAR-100", "twenty letters, long"]
+    drawn = plots.gains(dict.fromkeys(names, NEAR))
+    titles = [axis.title for axis in drawn.figure.axes]
+    told = ["paper, CIFAR-10", "RepDistiller,\n5 pairs", "paper,\nCIFAR-100", "twenty\nletters, long"]
+    assert [title.get_text() for title in titles] == told
+    boxes = [title.get_window_extent() for title in titles]
+    assert all(left.x1 + 5 < right.x0 for left, right in pairwise(boxes))
+    words = [text.get_text() for text in drawn.figure.texts]
+    assert words == ["points of accuracy above the student alone"]
+    assert "two sources" in [text.get_text() for text in figures["gains"].figure.texts]
+    assert drawn.caption.startswith("Points of accuracy above the student alone. paper, CIFAR-10: -0.04 (down) to ")
+    assert plots.gains({"one": {"KD": 1.0}}).caption.endswith("alone. one: +1.00 (KD).")
+
+
 def test_arrows_of_neighbours_lie_one_inside_the_other():
-    drawn = plots.two_pixel_sets([355, 5, 15, 180], [60, 100, 240], "gaussian", 1.0)
+    drawn = plots.two_pixel_sets([355, 5, 15, 150], [60, 100, 240], "gaussian", 1.0)
     radii = {round(float(np.rad2deg(np.arctan2(y, x))) % 360): np.hypot(x, y) for x, y in (a[0] for a in arrows(drawn))}
     assert len({round(radii[angle], 6) for angle in (5, 15, 355)}) == 3
-    assert radii[180] == pytest.approx(max(radii.values()))
+    assert radii[150] == pytest.approx(max(radii.values()))

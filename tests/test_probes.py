@@ -659,3 +659,22 @@ def test_a_wrong_command_is_one_sentence_and_leaves_the_old_file(grid, store, tm
     assert said.count("\n") == 1
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv"]
+
+
+@pytest.mark.parametrize("command", ["grid-probes", "grid-discrepancies", "grid-spectra"])
+def test_a_store_without_finished_runs_overwrites_nothing_and_missing_runs_are_told(
+    grid, store, tmp_path, capsys, command
+):
+    out = tmp_path / "out.csv"
+    out.write_text("old")
+    with pytest.raises(SystemExit) as exit_code:
+        main([command, str(grid), str(tmp_path / "stroe"), str(out), "--layers", "layer1"])
+    assert exit_code.value.code == 1
+    assert "stroe holds no finished run of" in capsys.readouterr().err
+    assert out.read_text() == "old"
+    part = tmp_path / "part"
+    first = planned_runs(grid)[0].folder
+    shutil.copytree(store / first, part / first)
+    main([command, str(grid), str(part), str(out), "--layers", "layer1"])
+    assert "1 of 4 runs are finished" in capsys.readouterr().out
+    assert out.read_text() != "old"

@@ -164,6 +164,17 @@ def test_positive_elsewhere_with_a_gradient(settings, shape, distance):
 
 
 @every_kernel
+@pytest.mark.parametrize("shape", [(8, 1, 16, 16), (8, 1, 4, 4), (8, 1, 1, 1), (8, 2, 1, 1), (8, 16, 1, 1)])
+def test_one_map_at_several_loudnesses_is_no_difference_but_rounding(settings, shape):
+    """Where all maps point one way, the distances that a Gaussian kernel would follow are rounding themselves."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = 0.1 + torch.rand(shape, generator=generator)
+    student = teacher * (0.1 + 10 * torch.rand(*shape[:2], 1, 1, generator=generator))
+    assert float(nst_loss(student, teacher, **settings)) < 3e-4
+    assert gradient(partial(nst_loss, **settings), student, teacher).abs().max() < 0.01
+
+
+@every_kernel
 def test_where_rounding_wins_the_value_is_not_below_zero_and_the_gradient_is_that_of_the_formula(settings):
     drowned, loss = 0, partial(nst_loss, **settings)
     for seed in range(20):
@@ -384,7 +395,12 @@ def test_settings_that_make_no_kernel_are_refused():
         ({"degree": 1.5}, r"degree=1\.5 makes no kernel"),
         ({"offset": -0.1}, r"offset=-0\.1 makes no kernel"),
         ({"offset": float("nan")}, "offset=nan makes no kernel"),
-        ({"kernel": "gaussian", "sigma": 0.0}, r"sigma=0\.0 has to be finite and above 0"),
+        ({"degree": float("inf")}, "degree=inf makes no kernel"),
+        ({"degree": float("nan")}, "degree=nan makes no kernel"),
+        ({"degree": None}, "degree=None makes no kernel"),
+        ({"kernel": "gaussian", "sigma": 0.0}, r"sigma=0\.0 has to be finite and from 0\.001 on"),
+        ({"kernel": "gaussian", "sigma": 1e-30}, "sigma=1e-30 has to be finite and from"),
+        ({"kernel": "gaussian", "sigma": float("inf")}, "sigma=inf has to be finite"),
     ]:
         with pytest.raises(ValueError, match=message):
             nst_loss(maps(0), maps(1), **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from spectralkd_nb.losses.spectral import checked_pair
 KERNELS = ("linear", "poly", "gaussian")
 SIZES = ("pool", "refuse")
 DEAD_NORM = 1e-12  # what torch's `normalize` divides by at least
-SMALLEST_VARIANCE = 1e-6  # of Gaussian kernels, where all channels of an image are one; rounding leaves about 1e-7
+SMALLEST_VARIANCE = 1e-3  # of Gaussian kernels that follow the features; rounding of 1e-7 in distances stays small
+NARROWEST = 1e-3  # sigma; unit vectors that rounding alone moves apart would be strangers
 AT_ONCE = 2**20  # numbers in the maps and kernels of the images worked on together; about eight such sets are alive
 
 
@@ -62,18 +64,18 @@ def nst_loss(
         student, teacher: features (B, C, H, W); C, H and W may differ. The gradient goes to the student only.
         kernel: "linear", "poly" or "gaussian".
         degree, offset: of "poly"; a whole number from 1, and a number from 0. Below 0 it would be no kernel.
-        sigma: of "gaussian"; unit vectors lie at most 2 apart. None: sigma^2 is, image by image, the mean of
-            |s_i - t_j|^2 over all pairs of a student's with a teacher's channel, a constant to the gradient, and at
-            least 1e-6. That the paper takes the mean squared distance of pairs is from memory only, and the choice
-            of pairs is ours. Of a single channel on both sides it leaves no more than whether they are equal.
+        sigma: of "gaussian", from 0.001 on; unit vectors lie at most 2 apart. None: sigma^2 is, image by image, the
+            mean of |s_i - t_j|^2 over all pairs of a student's with a teacher's channel, a constant to the gradient,
+            and at least 0.001. That the paper takes the mean squared distance of pairs is from memory only, and the
+            choice of pairs is ours. Of a single channel on both sides it leaves no more than whether they are equal.
         half: half of the loss, as in the paper.
         rectify: a ReLU on both sides first.
         sizes: what to do about two sizes of maps. "pool" averages the larger, height and width each, down to the
             smaller (adaptive average pooling, as RepDistiller does); "refuse" raises.
     Returns:
         A scalar, float32 or float64, at least 0: what rounding leaves below is set to 0, its gradient is not. In
-        float32 a value of 1e-7 may be rounding alone. Not so of "linear", nor of "poly" with degree 2 on at least as
-        many channels as pixels: these are sums of squares.
+        float32 a value of 1e-7 may be rounding alone, and of "gaussian" 1e-7 / sigma^2. Not so of "linear", nor of
+        "poly" with degree 2 on at least as many channels as pixels: these are sums of squares.
     Raises:
         ValueError: unknown kernel or sizes, no kernel with these settings, not (B, C, H, W), unequal batches, no
             elements, unequal sizes if they are refused. TypeError: maps that are not real floating.
@@ -103,12 +105,12 @@ def check_settings(kernel: str, degree: int, offset: float, sigma: float | None,
         raise ValueError(f"kernel={kernel!r} is none of {KERNELS}")
     if sizes not in SIZES:
         raise ValueError(f"sizes={sizes!r} is none of {SIZES}")
-    if degree != int(degree) or degree < 1:
+    if not isinstance(degree, Real) or not 1 <= degree < math.inf or degree != int(degree):
         raise ValueError(f"degree={degree!r} makes no kernel; a whole number from 1 on is needed")
     if not 0 <= offset < math.inf:
         raise ValueError(f"offset={offset!r} makes no kernel; a finite number from 0 on is needed")
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise ValueError(f"sigma={sigma!r} has to be finite and above 0, or None for one that follows the features")
+    if sigma is not None and not NARROWEST <= sigma < math.inf:
+        raise ValueError(f"sigma={sigma!r} has to be finite and from {NARROWEST:g} on, or None to follow the features")
 
 
 # --- a few images at a time ----------------------------------------------------------------------

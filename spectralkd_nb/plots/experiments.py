@@ -20,6 +20,8 @@ LABEL_WIDTH = 22  # characters in a line of a method's name
 LINE_HEIGHT, ROW_HEIGHT = 0.16, 0.48  # inches
 HIGHEST, LOWEST, MEAN = -0.3, 0.08, 0.27  # of a row, downwards from its middle: first and last seed, and the mean
 BAND_HEIGHT = 0.6  # of a row
+MOST_JOINED = 6  # seeds; the lines of more are a tangle
+MOST_TOLD = 7  # methods, in a caption; of more only those with a verdict
 BAND, LINE = "0.9", "0.75"
 VERDICTS = {  # marker, colour and filling
     "better": (">", PALETTE[0], PALETTE[0]),
@@ -31,6 +33,9 @@ ERROR_BAR = {"linestyle": "none", "capsize": 2.5, "lw": 1.2, "zorder": 3}
 
 def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
     """Accuracy of every method, seed by seed, and what it gains over a baseline; see `compare_methods`.
+
+    Up to 6 seeds a line joins a seed's runs. With more than 7 methods compared, the caption has those that are better
+    or worse, and counts the others.
 
     Args:
         runs: as for `compare_methods`, of one student, teacher and protocol; runs alone may be without the teacher.
@@ -52,7 +57,9 @@ def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
     named = baseline if len(baseline) <= LABEL_WIDTH else "the first row"
     right.set(xlabel=f"difference from {named}, points")
     right.tick_params(axis="y", left=False)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(
+        handles=_legend(joined=runs.seed.nunique() <= MOST_JOINED), loc="outside lower center", ncols=3, fontsize=8
+    )
     return CaptionedFigure(figure, _caption(group, table, baseline))
 
 
@@ -70,16 +77,21 @@ def _only_group(runs: pandas.DataFrame) -> dict[str, str]:
 
 
 def _draw_runs(axis, runs: pandas.DataFrame, methods: Sequence[str]) -> None:
-    """A dot a run, lines between those of one seed in neighbouring rows, and below the dots their mean."""
+    """A dot a run, for few seeds lines between a seed's in neighbouring rows, and below the dots their mean."""
     seeds = sorted(runs.seed.unique())
+    style = _style_of_runs(joined=len(seeds) <= MOST_JOINED)
     lift = dict(zip(seeds, np.linspace(HIGHEST, LOWEST, len(seeds)), strict=True))
     for seed, own in runs.groupby("seed"):
         accuracy = own.set_index("method").accuracy.reindex(methods)  # NaN, a gap, where a run is missing
-        style = {"marker": "o", "ms": 4, "mew": 0, "mfc": PALETTE[5], "color": LINE, "lw": 0.7}
         axis.plot(accuracy, np.arange(len(methods)) + lift[seed], **style)
     for method in summary(runs).itertuples():
         half = None if method.seeds < 2 else method.upper - method.mean
         axis.errorbar(method.mean, methods.index(method.method) + MEAN, xerr=half, fmt="kD", ms=4, **ERROR_BAR)
+
+
+def _style_of_runs(joined: bool) -> dict[str, object]:
+    line = "-" if joined else "none"
+    return {"marker": "o", "ms": 4, "mew": 0, "mfc": PALETTE[5], "color": LINE, "lw": 0.7, "linestyle": line}
 
 
 def _draw_differences(axis, table: pandas.DataFrame) -> None:
@@ -102,10 +114,10 @@ def _draw_differences(axis, table: pandas.DataFrame) -> None:
         axis.set_title(f"verdicts corrected for {tested} comparisons", fontsize=9)
 
 
-def _legend() -> list[Line2D | Patch]:
-    """Column by column: what is drawn above, verdicts below."""
+def _legend(joined: bool) -> list[Line2D | Patch]:
+    """Column by column: what is drawn above, verdicts below. joined: with a line, a seed's runs."""
     drawn = [
-        Line2D([], [], marker="o", ms=4, mew=0, mfc=PALETTE[5], color=LINE, lw=0.7, label="run; a line joins a seed's"),
+        Line2D([], [], **_style_of_runs(joined), label="run; a line joins a seed's" if joined else "run"),
         Line2D([], [], marker="D", ms=4, color="black", lw=1.2, label="mean, 95 % t interval"),
         Patch(color=BAND, lw=0, label="differences found less than 4 times in 5"),
     ]
@@ -125,8 +137,18 @@ def _caption(group: Mapping[str, str], table: pandas.DataFrame, baseline: str) -
         return f"{pair}, {group['protocol']}: only {baseline}, with nothing to compare."
     fewest, most = table.seeds.min(), table.seeds.max()
     seeds = f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
-    said = ", ".join(_in_short(method) for method in table.itertuples())
+    said = ", ".join(_said_of_methods(table))
     return f"{pair}, {group['protocol']}, {seeds}, against {baseline} (points, 95 % interval, Holm's verdict): {said}."
+
+
+def _said_of_methods(table: pandas.DataFrame) -> list[str]:
+    told = table if len(table) <= MOST_TOLD else table[table.verdict != "inconclusive"]
+    said, others = [_in_short(method) for method in told.itertuples()], len(table) - len(told)
+    if not others:
+        return said
+    if not said:
+        return [f"all {others} are inconclusive"]
+    return [*said, "the other is inconclusive" if others == 1 else f"the other {others} are inconclusive"]
 
 
 def _in_short(method) -> str:

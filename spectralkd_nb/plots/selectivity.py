@@ -32,12 +32,15 @@ FILLED = {"marker": "o", "color": STUDENT, "linestyle": "none", "ms": 7}  # the 
 HOLLOW = {"marker": "s", "color": TEACHER, "linestyle": "none", "ms": 9, "mfc": "none", "mew": 1.8}  # the teacher's
 FILLING = 0.94  # of its place in a row, by a picture
 NO_PULL = 1e-6  # per radian
-LONGEST_ARROW, HEAD = 35.0, 12.0  # degrees; points
+FULL_PULL, LONGEST_ARROW = 0.5, 35.0  # per radian; degrees, which that pull is drawn as
+CUT = 1.2 * LONGEST_ARROW  # where the arrows of steeper pulls end
+SHORTEST_ARROW = 1.5  # degrees; a shorter one would look like dirt
+HEAD = 12.0  # points, of which an arrow's head is a part
 LEVELS = 4  # of arrows, one inside the other
-SHORTEST_ARROW = 0.06  # of the longest; a shorter one would look like dirt
 WITNESS_LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FAINTEST_LOSS = 1e-9  # on a logarithmic axis; below lies rounding
 WHITE = {"fc": "white", "ec": "none", "pad": 0.2}  # behind a text that lines cross
+ABOVE, ASIDE = 5, 3  # of a marker, points; of the line at zero, pixels
 NUMBER = {"ha": "center", "fontsize": 8, "zorder": 1.5, "bbox": WHITE}
 LONGEST_LABEL = 20  # characters in a line of a method's name
 
@@ -146,8 +149,9 @@ def two_pixel_sets(
 ) -> CaptionedFigure:
     """Maps of two pixels as points on a circle: where each of a student's neurons is pulled, and the witness function.
 
-    An arrow goes the way that the loss falls when the neuron's angle changes. The longest has a fixed length, and the
-    caption says how steep it is there; none is drawn for less than a sixteenth of that. The witness function is what
+    An arrow goes the way that the loss falls when the neuron's angle changes, and is as long as the pull is steep, on
+    one scale for all kernels and sigmas: 0.5 per radian is 35 degrees long. Steeper ones are cut at 42 degrees, and
+    below 1.5, a pull of 0.0214, none is drawn; the caption has the steepest pull. The witness function is what
     the student's mean kernel has more than the teacher's: each of the student's neurons goes downhill on it.
 
     Args:
@@ -161,18 +165,22 @@ def two_pixel_sets(
     pull, degrees = -slope.rad2deg(), degrees.detach()  # d/d rad = (180 / pi) d/d degree
     figure = Figure(figsize=(WIDTH, 3.75))
     left, right = _axis(figure, 0.55, 0.45, 2.95, 2.95), _axis(figure, 4.45, 0.5, 3.4, 2.75)
-    strongest = int(pull.abs().argmax())
-    moves = bool(pull[strongest].abs() >= NO_PULL)
-    _draw_circle(left, degrees, goal, pull / pull[strongest].abs() if moves else torch.zeros_like(pull))
+    _draw_circle(left, degrees, goal, pull)
     _draw_witness(right, degrees, goal, kernel, sigma)
     _title(figure, title)
     known = _kernel_in_words(kernel, sigma, degrees, goal)
     right.set_title(known, fontsize=9)
-    pulled = "nothing pulls at any neuron"
-    if moves:
-        at = f"{degrees[strongest]:.3g} degrees"
-        pulled = f"the steepest pull is {pull[strongest].abs():.3g} per radian, on the student's neuron at {at}"
-    return CaptionedFigure(figure, f"{title + ', ' if title else ''}{known}: loss {_digits(loss.item())}; {pulled}.")
+    said = f"{known}: loss {_digits(loss.item())}; {_pull_in_words(pull, degrees)}"
+    return CaptionedFigure(figure, f"{title + ', ' if title else ''}{said}.")
+
+
+def _pull_in_words(pull: Tensor, student: Tensor) -> str:
+    steepest = int(pull.abs().argmax())
+    if pull[steepest].abs() < NO_PULL:
+        return "nothing pulls at any neuron"
+    at = f"on the student's neuron at {student[steepest]:.3g} degrees"
+    drawn = "" if _arrow_length(float(pull[steepest])) else ", too little for an arrow"
+    return f"the steepest pull is {pull[steepest].abs():.3g} per radian, {at}{drawn}"
 
 
 def _kernel_in_words(kernel: str, sigma: float | None, student: Tensor, teacher: Tensor) -> str:
@@ -182,18 +190,19 @@ def _kernel_in_words(kernel: str, sigma: float | None, student: Tensor, teacher:
     if sigma is not None:
         return f"gaussian kernel, sigma {sigma:.3g}"
     squares = 2 - 2 * (student[:, None] - teacher).deg2rad().cos()
-    return f"gaussian kernel, by itself sigma {math.sqrt(max(float(squares.mean()), SMALLEST_VARIANCE)):.3g}"
+    return f"gaussian kernel, sigma of nst_loss, {math.sqrt(max(float(squares.mean()), SMALLEST_VARIANCE)):.3g}"
 
 
 def _draw_circle(axis, student: Tensor, teacher: Tensor, pull: Tensor) -> None:
-    """pull: of each of the student's neurons, -1..1; the way up is anticlockwise."""
+    """pull: of each of the student's neurons, per radian; the way up is anticlockwise."""
     turn = torch.linspace(0, 360, 181, dtype=torch.float64)
     axis.plot(*_on_circle(turn), color="0.8", lw=1, zorder=0)
     axis.plot(*_on_circle(teacher, 1.14), **HOLLOW, label="teacher")
     axis.plot(*_on_circle(student), **FILLED, label="student")
-    for angle, share, level in zip(student.tolist(), pull.tolist(), _levels(student.tolist()), strict=True):
-        _draw_arrow(axis, angle, LONGEST_ARROW * share, 0.88 - 0.08 * level)
-    axis.plot([], [], color="black", marker=">", ms=5, markevery=[-1], lw=1.4, label="downhill")
+    for angle, steep, level in zip(student.tolist(), pull.tolist(), _levels(student.tolist()), strict=True):
+        if length := _arrow_length(steep):
+            _draw_arrow(axis, angle, length, 0.88 - 0.08 * level)
+    axis.plot([], [], color="black", marker=">", ms=5, markevery=[-1], lw=1.4, label="pull, downhill")
     axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xlabel="pixel 1", ylabel="pixel 2")
     axis.set_xticks([-1, 0, 1])
     axis.set_yticks([-1, 0, 1])
@@ -211,22 +220,25 @@ def _levels(angles: Sequence[float]) -> list[int]:
     start = gaps.index(max(gaps))  # of a round that ends at the widest gap, so that 355 is beside 5
     levels, level = [0] * len(angles), 0
     for i, gap in zip(order[start:] + order[:start], [math.inf, *gaps[start + 1 :], *gaps[:start]], strict=True):
-        level = (level + 1) % LEVELS if gap < 1.2 * LONGEST_ARROW else 0
+        level = (level + 1) % LEVELS if gap < CUT else 0
         levels[i] = level
     return levels
 
 
+def _arrow_length(pull: float) -> float:
+    """Degrees; 0 where none is drawn."""
+    length = max(-CUT, min(CUT, pull / FULL_PULL * LONGEST_ARROW))
+    return length if abs(length) >= SHORTEST_ARROW else 0.0
+
+
 def _draw_arrow(axis, angle: float, length: float, radius: float) -> None:
-    """Along the circle, a little inside, where it crosses no neuron."""
-    size = abs(length) / LONGEST_ARROW
-    if size < SHORTEST_ARROW:
-        return
+    """Along the circle, a little inside, where it crosses no neuron. Short ones have thin lines and small heads."""
+    size = min(1.0, 0.3 + 2 * abs(length) / LONGEST_ARROW)
     arc = torch.linspace(angle, angle + length, 20, dtype=torch.float64)
     path = Path(torch.stack(_on_circle(arc, radius), -1).numpy())
-    head = f"-|>,head_length={0.4 * min(1, 3 * size):.2f},head_width={0.2 * min(1, 3 * size):.2f}"
-    axis.add_patch(
-        FancyArrowPatch(path=path, arrowstyle=head, mutation_scale=HEAD, color="black", lw=1.4, shrinkA=0, shrinkB=0)
-    )
+    head = f"-|>,head_length={0.4 * size:.2f},head_width={0.2 * size:.2f}"
+    style = {"mutation_scale": HEAD, "color": "black", "lw": 1.4 * size, "shrinkA": 0, "shrinkB": 0}
+    axis.add_patch(FancyArrowPatch(path=path, arrowstyle=head, **style))
 
 
 def _draw_witness(axis, student: Tensor, teacher: Tensor, kernel: str, sigma: float | None) -> None:
@@ -262,10 +274,10 @@ def kernels_by_sigma(
 ) -> CaptionedFigure:
     """The Gaussian kernel between channels at one sigma, and the loss by sigma.
 
-    The dashed line is the sigma that `nst_loss` takes by itself, image by image, here one for all images: the root of
-    the mean squared distance of a student's from a teacher's channel. The thin line is the loss of the "linear" kernel
-    divided by sigma^2, which the loss tends to: to first order exp(-|x - y|^2 / 2 sigma^2) has x.y / sigma^2 in it,
-    and no other part that the discrepancy sees.
+    The dashed line is about the sigma of `nst_loss` where it is given none: the root of the mean squared distance of a
+    student's from a teacher's channel. `nst_loss` has one for each image, and this is one for all. The thin line is
+    the loss of the "linear" kernel divided by sigma^2, which the loss tends to: to first order
+    exp(-|x - y|^2 / 2 sigma^2) has x.y / sigma^2 in it, and no other part that the discrepancy sees.
 
     Args:
         student, teacher: maps (B, C, H, W); the kernels shown are of the first image, the loss is over all of them.
@@ -281,9 +293,9 @@ def kernels_by_sigma(
     figure = Figure(figsize=(WIDTH, 3.8))
     _draw_kernels(figure, [(d[0] / (-2 * sigma**2)).exp() for d in distances])
     axis = _axis(figure, 4.4, 0.5, 3.45, 2.85)
-    _label_sigmas(axis, sigmas, losses)
+    _label_sigmas(axis, sigmas, losses, len(student))
     axis.plot(sigmas, [linear / at**2 for at in sigmas], color="0.3", lw=1, linestyle=":", label="linear loss / σ²")
-    axis.axvline(usual, color=PALETTE[1], linestyle="--", lw=1.2, label=f"σ by itself: {usual:.3g}")
+    axis.axvline(usual, color=PALETTE[1], linestyle="--", lw=1.2, label=f"σ of nst_loss: {usual:.3g}")
     seen = torch.where(losses < FAINTEST_LOSS, torch.nan, losses)
     axis.plot(sigmas, seen, color=PALETTE[0], marker=MARKERS[0], ms=3, label="loss")
     axis.axvline(sigma, color="0.8", lw=1, zorder=0)
@@ -295,8 +307,8 @@ def kernels_by_sigma(
     return CaptionedFigure(
         figure,
         f"{title}: with sigma {sigma:.3g} the loss over {len(student)} image{'s' * (len(student) > 1)} is "
-        f"{_digits(now)}, and linear / sigma^2 is {_digits(linear / sigma**2)}; sigma by itself is {usual:.3g}, where "
-        f"the loss is {_digits(_gaussian_loss(distances, usual))}.",
+        f"{_digits(now)}, and linear / sigma^2 is {_digits(linear / sigma**2)}; the sigma of nst_loss is about "
+        f"{usual:.3g}, where the loss is {_digits(_gaussian_loss(distances, usual))}.",
     )
 
 
@@ -343,7 +355,7 @@ def _channels_of(name: str, count: int) -> str:
     return f"{name}, {count} channel{'' if count == 1 else 's'}"
 
 
-def _label_sigmas(axis, sigmas: Sequence[float], losses: Tensor) -> None:
+def _label_sigmas(axis, sigmas: Sequence[float], losses: Tensor, images: int) -> None:
     """Both axes logarithmic and in plain numbers: formulas take a third of the drawing."""
     shown = losses[losses >= FAINTEST_LOSS]
     low, high = decades_around(shown) if len(shown) else (1e-3, 1.0)
@@ -356,7 +368,8 @@ def _label_sigmas(axis, sigmas: Sequence[float], losses: Tensor) -> None:
     decades = [10.0**k for k in range(round(math.log10(low)), round(math.log10(high)) + 1)]
     axis.set_yticks(decades, [f"{decade:g}".replace("e-0", "e-") for decade in decades])
     axis.grid(True, which="major")
-    axis.set(xlabel="σ; unit vectors lie at most 2 apart", title="squared discrepancy, all images")
+    over = f"mean over {images} images" if images > 1 else "1 image"
+    axis.set(xlabel="σ; unit vectors lie at most 2 apart", title=f"squared discrepancy, {over}")
     axis.title.set_fontsize(9)
 
 
@@ -391,7 +404,7 @@ def what_a_gram_keeps(
     _draw_marked_image(figure, image, pixel, (height, width))
     for column, (name, pair) in enumerate(zip(LOOKS, looks, strict=True)):
         _draw_look(figure, column, name, pair, pixel)
-    figure.text(0.1 / WIDTH, 0.45 / 4.55, "Scales: 1 is the mean\nresponse of a pixel.", size=8.5, va="center")
+    figure.text(0.1 / WIDTH, 0.45 / 4.55, SCALES, size=8.5, va="center")
     _title(figure, title)
     said = ", ".join(f"{name} {_correlation(*pair)}" for name, pair in zip(LOOKS.values(), looks, strict=True))
     return CaptionedFigure(
@@ -401,6 +414,7 @@ def what_a_gram_keeps(
     )
 
 
+SCALES = "Scales: the mean over pixels\nis 1 in the first column of maps,\nless where channels are dead."
 LOOKS = {  # title to what the caption calls it
     "how strongly each pixel\nis responded to": "response",
     "which pixels go together\nwith the marked one": "what goes with the pixel",
@@ -508,6 +522,8 @@ def _cosines_of_pairs(maps: Tensor) -> Tensor:
 def gains(table: Mapping[str, Mapping[str, float | tuple[float, float, float]]], title: str = "") -> CaptionedFigure:
     """What methods gain over the student alone, by source: published numbers beside one's own.
 
+    Every number is in the figure; the caption has the lowest and the highest of each source.
+
     Args:
         table: source to method to points of accuracy above the student alone, or to (points, lower, upper). Methods
             that a source does not have leave its row empty; the order is that of their first appearance.
@@ -521,16 +537,29 @@ def gains(table: Mapping[str, Mapping[str, float | tuple[float, float, float]]],
         axis.axvline(0, color="0.6", lw=1, zorder=0)
         for method, gain in own.items():
             _draw_gain(axis, methods.index(method), gain, {"color": PALETTE[i], "marker": MARKERS[i]})
-        axis.set_title(textwrap.fill(source, 60 // len(table)), fontsize=10)
+        axis.set_title(_evenly(source, 60 // len(table)), fontsize=10)
         axis.grid(True, axis="y")
-        axis.margins(x=0.12)
+        axis.margins(x=0.06 * len(table))  # half a number has room at either edge
+        axis.locator_params(axis="x", nbins=7, steps=(1, 2, 5, 10))
         axis.tick_params(axis="y", left=not i)
     axes[0, 0].set_yticks(range(len(methods)), labels)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.7)
     figure.supxlabel("points of accuracy above the student alone", fontsize=10)
-    figure.suptitle(title, fontsize=11)
-    told = "; ".join(f"{source}: {', '.join(map(_gain_in_words, own, own.values()))}" for source, own in table.items())
+    if title:
+        figure.suptitle(title, fontsize=11)
+    figure.draw_without_rendering()  # which lays it out
+    for axis in axes[0]:
+        _clear_zero(axis)
+    told = "; ".join(f"{source}: {_ends_in_words(own)}" for source, own in table.items())
     return CaptionedFigure(figure, f"{title or 'Points of accuracy above the student alone'}. {told}.")
+
+
+def _evenly(text: str, width: int) -> str:
+    """In as few lines as fit the width, of nearly one length; no word is broken."""
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    lines = len(textwrap.wrap(text, width, **whole))
+    filled = (textwrap.wrap(text, narrow, **whole) for narrow in range(1, width + 1))
+    return "\n".join(next(found for found in filled if len(found) <= lines))
 
 
 def _draw_gain(axis, row: int, gain: float | tuple[float, float, float], style: Mapping[str, str]) -> None:
@@ -538,11 +567,24 @@ def _draw_gain(axis, row: int, gain: float | tuple[float, float, float], style: 
     if interval:
         axis.plot(interval, [row, row], color=style["color"], marker="|", ms=7, lw=1.4)
     axis.plot(value, row, **style, ms=6)
-    axis.annotate(f"{value:+z.2f}", (value, row), (0, 5), textcoords="offset points", **NUMBER)
+    axis.annotate(f"{value:+z.2f}", (value, row), (0, ABOVE), textcoords="offset points", **NUMBER)
 
 
-def _gain_in_words(method: str, gain: float | tuple[float, float, float]) -> str:
-    if not isinstance(gain, tuple):
-        return f"{method} {gain:+z.2f}"
-    value, lower, upper = gain
-    return f"{method} {value:+z.2f} ({lower:+z.2f} to {upper:+z.2f})"
+def _clear_zero(axis) -> None:
+    """Moves numbers off the line at zero, to their own side of it if there is room."""
+    zero, points = axis.transData.transform((0, 0))[0], 72 / axis.figure.dpi
+    for number in axis.texts:
+        box = number.get_window_extent()
+        if not box.x0 - ASIDE < zero < box.x1 + ASIDE:
+            continue
+        left, right = zero - ASIDE - box.x1, zero + ASIDE - box.x0
+        below = number.xy[0] < 0
+        fits = box.x0 + left > axis.bbox.x0 if below else box.x1 + right < axis.bbox.x1
+        number.xyann = (points * (left if below == fits else right), ABOVE)
+
+
+def _ends_in_words(gains_of: Mapping[str, float | tuple[float, float, float]]) -> str:
+    """Lowest and highest, each with its method."""
+    values = {method: gain[0] if isinstance(gain, tuple) else gain for method, gain in gains_of.items()}
+    ends = dict.fromkeys((min(values, key=values.get), max(values, key=values.get)))
+    return " to ".join(f"{values[method]:+z.2f} ({method})" for method in ends)

@@ -1,7 +1,7 @@
 # The answers to the exercises of lesson 5, as those of lesson 1.
 
 # %% 5.1
-degrees = [0, 90, 180, 270]  # as for three neurons: the mean is 0, and the Gram half of the unit matrix
+degrees = [30, 120 + 30, 240 + 30]  # turned: the mean stays 0, and the Gram half of the unit matrix
 course.check_fooled_kernels(degrees)
 
 

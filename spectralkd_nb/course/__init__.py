@@ -1,0 +1,34 @@
+"""The lessons' set-up, progress bars, and the checks of their exercises."""
+
+from spectralkd_nb.course.exercises_1 import check_band_exponents, check_leaf_density, check_phase_noise
+from spectralkd_nb.course.exercises_2 import check_average_gap, check_relu_loss, check_steep_kernel
+from spectralkd_nb.course.exercises_3 import check_halved, check_still_point, check_straight_fall
+from spectralkd_nb.course.exercises_4 import check_equal_octaves, check_planned_seeds, check_shift_blind_loss
+from spectralkd_nb.course.exercises_5 import check_fooled_kernels, check_representatives, check_style_loss
+from spectralkd_nb.course.exercises_9 import check_confidence_step, check_steps
+from spectralkd_nb.course.lesson import Lesson, progress, start
+from spectralkd_nb.course.verdicts import Verdict
+
+__all__ = [
+    "Lesson",
+    "Verdict",
+    "check_average_gap",
+    "check_band_exponents",
+    "check_confidence_step",
+    "check_equal_octaves",
+    "check_fooled_kernels",
+    "check_halved",
+    "check_leaf_density",
+    "check_phase_noise",
+    "check_planned_seeds",
+    "check_relu_loss",
+    "check_representatives",
+    "check_shift_blind_loss",
+    "check_steep_kernel",
+    "check_steps",
+    "check_still_point",
+    "check_straight_fall",
+    "check_style_loss",
+    "progress",
+    "start",
+]

@@ -1,0 +1,33 @@
+"""What a check says of an answer.
+
+One function an exercise, in `exercises_1` and so on. It measures the answer with the package's own tools, so that no
+solution is stored here: the answers are in tests/answers, where a test runs them, and `make answers` writes the
+teacher's copy from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of an answer: solved or not, and why."""
+
+    solved: bool
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def left_open(exercise: str, todo: str) -> Verdict:
+    return Verdict(False, f"Exercise {exercise} is open: {todo}.")
+
+
+def wrong(exercise: str, why: str) -> Verdict:
+    return Verdict(False, f"Exercise {exercise}, not yet: {why}.")
+
+
+def right(exercise: str, remark: str) -> Verdict:
+    return Verdict(True, f"Exercise {exercise} is solved: {remark}.")

@@ -546,6 +546,8 @@ def test_the_loss_by_sigma_is_the_loss(dead, sigma):
     lines = {line.get_label(): line for line in drawn.figure.axes[-1].lines}
     np.testing.assert_allclose(lines[f"σ of nst_loss: {usual:.3g}"].get_xdata(), usual, rtol=1e-6)
     np.testing.assert_allclose(lines["loss"].get_ydata(), losses[:-1], rtol=1e-9)
+    falling = linear * sigma**2 / np.square(sigmas)
+    np.testing.assert_allclose(lines["linear loss / σ²"].get_ydata(), falling, rtol=1e-9)
     np.testing.assert_allclose(lines[f"σ = {sigma:.3g}"].get_ydata(), losses[-1], rtol=1e-9)
     if sigma > 10:
         assert losses[-1] == pytest.approx(linear, rel=5e-3)

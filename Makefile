@@ -70,7 +70,7 @@ test-colab: $(COLAB)/.installed ## run the notebooks and the widgets' tests with
 	$(COLAB)/bin/pytest --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
 
 bench: $(INSTALLED) ## measure the speed
-	$(BIN)/pytest tests/benchmarks
+	$(BIN)/pytest -s tests/benchmarks
 
 format: $(INSTALLED) ## format the code and the notebooks' cells, and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,32 +133,39 @@ def do_grid(options: argparse.Namespace) -> None:
 
 
 def write_grid_spectra(options: argparse.Namespace) -> None:
-    """What `grid_spectra` finds, to six digits; of the grid's first seed at every kept epoch."""
-    require_writable(options.out)
-    require_finished(options)
-    grid = read_grid(options.grid)
-    table = grid_spectra(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
-    write_table(table, options.out, "%.6g")
-    print(f"{len(table)} rings measured -> {options.out}")
+    """What `grid_spectra` finds; of the grid's first seed at every kept epoch."""
+
+    def measure() -> pandas.DataFrame:
+        grid = read_grid(options.grid)
+        return grid_spectra(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
+
+    write_measured(options, measure, "rings measured")
 
 
 def write_grid_probes(options: argparse.Namespace) -> None:
-    """What `grid_probes` finds, to six digits."""
-    require_writable(options.out)
-    require_finished(options)
-    data = open_dataset(options.data) if options.data else None
-    table = grid_probes(options.grid, options.store, options.layers, data, options.train_images)
-    write_table(table, options.out, "%.6g")
-    print(f"{len(table)} probes fitted -> {options.out}")
+    """What `grid_probes` finds."""
+
+    def measure() -> pandas.DataFrame:
+        data = open_dataset(options.data) if options.data else None
+        return grid_probes(options.grid, options.store, options.layers, data, options.train_images)
+
+    write_measured(options, measure, "probes fitted")
 
 
 def write_grid_discrepancies(options: argparse.Namespace) -> None:
-    """What `grid_discrepancies` finds, to six digits."""
+    """What `grid_discrepancies` finds."""
+    write_measured(
+        options, lambda: grid_discrepancies(options.grid, options.store, options.layers), "discrepancies measured"
+    )
+
+
+def write_measured(options: argparse.Namespace, measure: Callable[[], pandas.DataFrame], done: str) -> None:
+    """A table of a store's networks, to six digits, once it is known that there are some and that it can be kept."""
     require_writable(options.out)
     require_finished(options)
-    table = grid_discrepancies(options.grid, options.store, options.layers)
+    table = measure()
     write_table(table, options.out, "%.6g")
-    print(f"{len(table)} discrepancies measured -> {options.out}")
+    print(f"{len(table)} {done} -> {options.out}")
 
 
 def require_writable(out: Path) -> None:

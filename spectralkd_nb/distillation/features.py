@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectralkd_nb.distillation.evaluation import in_eval_mode
 from spectralkd_nb.distillation.steps import Step, Terms, described
 from spectralkd_nb.networks.weights import randomness_kept
 
@@ -50,6 +51,16 @@ def collected(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Te
             raise ValueError(f"layer {path!r} was not called, so it has no features; name another")
         if versions[path] is not None and seen[path]._version != versions[path]:
             raise ValueError(f"what layer {path!r} returned was written over in place; name the layer behind it")
+
+
+def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
+    """What modules return for images, by path; in eval mode, without a gradient, on the network's device."""
+    if not paths:
+        return {}
+    device = next(network.parameters()).device
+    with torch.no_grad(), in_eval_mode(network), collected(network, paths) as seen:
+        network(images.to(device))
+    return seen
 
 
 def _modules(network: nn.Module, paths: Sequence[str]) -> dict[str, nn.Module]:

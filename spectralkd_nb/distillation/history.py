@@ -65,6 +65,11 @@ def _finished(folder: Path, data: LabelledImages) -> Run:
     return run
 
 
+def as_it_began(run: Run, classes: int, pictures: Tensor) -> nn.Module:
+    """A run's student before training, with batch norms settled on pictures."""
+    return reestimate_batch_norm(build(run.pair["student"], classes, seed=run.seed), pictures)
+
+
 def kept_networks(
     run: Run, folder: Path, classes: int, pictures: Tensor, last: bool = False
 ) -> Iterator[tuple[int, nn.Module]]:
@@ -75,6 +80,6 @@ def kept_networks(
     """
     name, kept = run.pair["student"], sorted(kept_files(run, folder).items())
     if not last:
-        yield 0, reestimate_batch_norm(build(name, classes, seed=run.seed), pictures)
+        yield 0, as_it_began(run, classes, pictures)
     for epoch, file in kept[-1:] if last else kept:
         yield epoch, load_weights(build(name, classes), file)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages, rotated
-from spectralkd_nb.distillation.evaluation import in_eval_mode
-from spectralkd_nb.distillation.features import collected
+from spectralkd_nb.distillation.features import features_of
+from spectralkd_nb.distillation.history import as_it_began
 from spectralkd_nb.distillation.probes import linear_probes
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan, read_grid
-from spectralkd_nb.experiments.spectra import TEACHER, finished_students, test_sample
+from spectralkd_nb.experiments.spectra import TEACHER, finished_students, sample_of
 from spectralkd_nb.losses.selectivity import KERNELS, nst_loss
-from spectralkd_nb.networks import build, reestimate_batch_norm
 
 if TYPE_CHECKING:
     import pandas
@@ -99,12 +98,12 @@ def grid_discrepancies(
     grid, bench, rows = read_grid(grid), Bench(), []
     shown: dict[tuple, dict[str, Tensor]] = {}
     for plan, student, own in _students(bench, grid, store):
-        images = test_sample(own)
-        mine = _maps(student, images, layers)
+        images = sample_of(own)
+        mine = features_of(student, images, layers)
         for taught in _with_teachers(plan, grid["pairs"]):
             which = taught.teacher, taught.teacher_weights, taught.protocol
             if which not in shown:
-                shown[which] = _maps(bench.teacher_of(taught), images, layers)
+                shown[which] = features_of(bench.teacher_of(taught), images, layers)
             for layer in layers:
                 for kernel in KERNELS:
                     distance = float(nst_loss(mine[layer], shown[which][layer], kernel))
@@ -146,9 +145,8 @@ def _students(
         which = plan.student, plan.protocol, plan.seed
         if which not in begun:
             begun.add(which)
-            untrained = build(plan.student, len(data.classes), seed=plan.seed)
-            settled = reestimate_batch_norm(untrained, test_sample(data))
-            yield replace(plan, method=UNTRAINED, teacher=None, teacher_weights=None), settled, data
+            untrained = as_it_began(record.run, len(data.classes), sample_of(data))
+            yield replace(plan, method=UNTRAINED, teacher=None, teacher_weights=None), untrained, data
         yield plan, network, data
 
 
@@ -174,9 +172,3 @@ def _probe_rows(
     found = linear_probes(network, task, layers, normalise=own.normalise)
     facts = ("layer", "features", "accuracy", "train_accuracy")
     return [{**told, "task": task.name, **{fact: getattr(probe, fact) for fact in facts}} for probe in found]
-
-
-def _maps(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    with torch.no_grad(), in_eval_mode(network), collected(network, layers) as seen:
-        network(images)
-    return seen

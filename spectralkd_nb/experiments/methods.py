@@ -29,8 +29,7 @@ from spectralkd_nb import losses
 from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, SoftTargets
-from spectralkd_nb.distillation.evaluation import in_eval_mode
-from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, collected
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, features_of
 from spectralkd_nb.distillation.steps import Step
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
@@ -136,8 +135,8 @@ def method_step(
     ]
     joined = [(mine, its) for term, _, mine, its in pairs if term in ALIKE]
     images = data.normalise(data.train_images[:PROBED])
-    features = _features(student, images, [mine for mine, _ in joined])
-    targets = _features(teacher, images, [its for _, its in joined])
+    features = features_of(student, images, [mine for mine, _ in joined])
+    targets = features_of(teacher, images, [its for _, its in joined])
     whitened = [its for term, settings, _, its in pairs if term == "whitened" and "alpha" not in settings]
     alphas = measured_alphas(teacher, data, whitened)
     matches = []
@@ -168,15 +167,6 @@ def measured_alphas(teacher: nn.Module, data: LabelledImages, layers: Sequence[s
             raise ValueError(f"the teacher's layer {layer!r} has no exponent to whiten by: {why_not}; give alpha")
         alphas[layer] = round(float(fit.alpha), 2)
     return alphas
-
-
-def _features(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-    if not paths:
-        return {}
-    device = next(network.parameters()).device
-    with torch.no_grad(), in_eval_mode(network), collected(network, paths) as seen:
-        network(images.to(device))
-    return seen
 
 
 def _settings(term: str) -> set[str]:

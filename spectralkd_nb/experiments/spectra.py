@@ -52,7 +52,7 @@ def grid_spectra(
 
     bench, rows, teachers = Bench(), [], {}
     for record, epoch, network, data in finished_students(bench, grid, store, all_epochs_of):
-        plan, images = record.plan, test_sample(data)
+        plan, images = record.plan, sample_of(data)
         run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}
         rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
         which = plan.teacher, plan.teacher_weights, plan.protocol
@@ -78,11 +78,11 @@ def finished_students(
         data = bench.data_of(plan)
         _require_epochs(plan, folder)
         last = plan.seed != all_epochs_of
-        for epoch, network in kept_networks(record.run, folder, len(data.classes), test_sample(data), last):
+        for epoch, network in kept_networks(record.run, folder, len(data.classes), sample_of(data), last):
             yield record, epoch, network, data
 
 
-def test_sample(data: LabelledImages) -> Tensor:
+def sample_of(data: LabelledImages) -> Tensor:
     """About 256 test images, evenly spread, as the networks take them."""
     return data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
 

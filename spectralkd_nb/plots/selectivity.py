@@ -13,7 +13,14 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 from torch import Tensor
 
-from spectralkd_nb.losses.discrepancy import kernel_matrices, pixel_gram, shift_average, two_pixel_maps, witness
+from spectralkd_nb.losses.discrepancy import (
+    KernelMatrices,
+    kernel_matrices,
+    pixel_gram,
+    shift_average,
+    two_pixel_maps,
+    witness,
+)
 from spectralkd_nb.losses.selectivity import SMALLEST_VARIANCE, nst_loss
 from spectralkd_nb.plots.style import (
     DASHES,
@@ -189,8 +196,8 @@ def _kernel_in_words(kernel: str, sigma: float | None, student: Tensor, teacher:
         return name if sigma is None else f"{name} (sigma {sigma:.3g} has no part)"
     if sigma is not None:
         return f"gaussian kernel, sigma {sigma:.3g}"
-    squares = 2 - 2 * (student[:, None] - teacher).deg2rad().cos()
-    return f"gaussian kernel, sigma of nst_loss, {math.sqrt(max(float(squares.mean()), SMALLEST_VARIANCE)):.3g}"
+    own, others = two_pixel_maps(student), two_pixel_maps(teacher)
+    return f"gaussian kernel, sigma of nst_loss, {_sigma_of_nst_loss(own, others):.3g}"
 
 
 def _draw_circle(axis, student: Tensor, teacher: Tensor, pull: Tensor) -> None:
@@ -282,16 +289,14 @@ def kernels_by_sigma(
     Args:
         student, teacher: maps (B, C, H, W); the kernels shown are of the first image, the loss is over all of them.
             With 32 images of 100 channels a state takes a fifth of a second.
-        sigma: the one shown. sigmas: of the curve, above 0, rising. title: of the layers.
+        sigma: the one shown. sigmas: of the curve, rising; all from 0.001 on. title: of the layers.
     """
     student, teacher = (maps.detach().cpu().double() for maps in (student, teacher))
-    distances = _squared_distances(student, teacher)
-    losses = torch.tensor([_gaussian_loss(distances, at) for at in sigmas], dtype=torch.float64)
-    now = _gaussian_loss(distances, sigma)
-    linear = float(nst_loss(student, teacher, "linear"))
-    usual = math.sqrt(max(float(distances[2].mean()), SMALLEST_VARIANCE))
+    usual, linear = _sigma_of_nst_loss(student, teacher), float(nst_loss(student, teacher, "linear"))
+    *losses, now, there = (float(nst_loss(student, teacher, "gaussian", sigma=at)) for at in (*sigmas, sigma, usual))
+    losses = torch.tensor(losses, dtype=torch.float64)
     figure = Figure(figsize=(WIDTH, 3.8))
-    _draw_kernels(figure, [(d[0] / (-2 * sigma**2)).exp() for d in distances])
+    _draw_kernels(figure, kernel_matrices(student[:1], teacher[:1], "gaussian", sigma=sigma))
     axis = _axis(figure, 4.4, 0.5, 3.45, 2.85)
     _label_sigmas(axis, sigmas, losses, len(student))
     axis.plot(sigmas, [linear / at**2 for at in sigmas], color="0.3", lw=1, linestyle=":", label="linear loss / σ²")
@@ -308,29 +313,20 @@ def kernels_by_sigma(
         figure,
         f"{title}: with sigma {sigma:.3g} the loss over {len(student)} image{'s' * (len(student) > 1)} is "
         f"{_digits(now)}, and linear / sigma^2 is {_digits(linear / sigma**2)}; the sigma of nst_loss is about "
-        f"{usual:.3g}, where the loss is {_digits(_gaussian_loss(distances, usual))}.",
+        f"{usual:.3g}, where the loss is {_digits(there)}.",
     )
 
 
-def _squared_distances(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Student with student, teacher with teacher, student with teacher. The cosines do for every sigma.
-
-    Lengths, 1 or 0 for a dead channel, are read off the diagonals.
-    """
+def _sigma_of_nst_loss(student: Tensor, teacher: Tensor) -> float:
+    """About what `nst_loss` takes where it is given none: it has one for each image, and this is one for all."""
     cosines = kernel_matrices(student, teacher, "linear")
-    s, t = (square.diagonal(dim1=1, dim2=2).round() for square in (cosines.own, cosines.others))
-    pairs = ((s, s, cosines.own), (t, t, cosines.others), (s, t, cosines.crossed))
-    own, others, crossed = ((x[:, :, None] + y[:, None] - 2 * cosine).clamp(min=0) for x, y, cosine in pairs)
-    return own, others, crossed
+    s, t = (squares.diagonal(dim1=1, dim2=2).mean() for squares in (cosines.own, cosines.others))
+    return math.sqrt(max(float(s + t - 2 * cosines.crossed.mean()), SMALLEST_VARIANCE))
 
 
-def _gaussian_loss(distances: Sequence[Tensor], sigma: float) -> float:
-    own, others, crossed = ((squares / (-2 * sigma**2)).exp().mean((1, 2)) for squares in distances)
-    return float(((own - crossed) + (others - crossed)).clamp(min=0).mean())
-
-
-def _draw_kernels(figure: Figure, kernels: Sequence[Tensor]) -> None:
-    """Three blocks of the kernel of all channels with all, as they lie in it; the fourth would mirror the third."""
+def _draw_kernels(figure: Figure, matrices: KernelMatrices) -> None:
+    """Three blocks of one image's kernel of all channels with all, as they lie in it; the fourth would mirror one."""
+    kernels = [part[0] for part in (matrices.own, matrices.others, matrices.crossed)]
     side, gap, left, bottom = 1.37, 0.16, 0.42, 0.45
     places = ((left, bottom + side + gap), (left + side + gap, bottom), (left + side + gap, bottom + side + gap))
     axes = [_axis(figure, *place, side, side) for place in places]

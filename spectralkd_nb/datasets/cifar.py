@@ -50,6 +50,33 @@ plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal 
 snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
 tulip turtle wardrobe whale willow_tree wolf woman worm
 """
+# Krizhevsky's twenty superclasses of five classes (2009, Learning Multiple Layers of Features from Tiny Images).
+SUPERCLASSES = {
+    name: group
+    for group, names in {
+        "aquatic mammals": "beaver dolphin otter seal whale",
+        "fish": "aquarium_fish flatfish ray shark trout",
+        "flowers": "orchid poppy rose sunflower tulip",
+        "food containers": "bottle bowl can cup plate",
+        "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+        "household electrical devices": "clock keyboard lamp telephone television",
+        "household furniture": "bed chair couch table wardrobe",
+        "insects": "bee beetle butterfly caterpillar cockroach",
+        "large carnivores": "bear leopard lion tiger wolf",
+        "large man-made outdoor things": "bridge castle house road skyscraper",
+        "large natural outdoor scenes": "cloud forest mountain plain sea",
+        "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+        "medium-sized mammals": "fox porcupine possum raccoon skunk",
+        "non-insect invertebrates": "crab lobster snail spider worm",
+        "people": "baby boy girl man woman",
+        "reptiles": "crocodile dinosaur lizard snake turtle",
+        "small mammals": "hamster mouse rabbit shrew squirrel",
+        "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+        "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+        "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+    }.items()
+    for name in names.split()
+}
 
 _NETWORK = (OSError, HTTPException)  # URLError and time-outs are OSErrors
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR}

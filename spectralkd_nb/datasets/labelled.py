@@ -26,6 +26,7 @@ class LabelledImages:
         pad: pixels of zeros around a training image before a random crop of its own size; 0 for no shift.
         flip: whether training images may be mirrored left to right.
         groups: (N,) int64, one number for all training images that share pixels; None if none do.
+        similarity: (classes, classes), which classes are alike by the way they were made; None if nobody knows.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LabelledImages:
     pad: int = 4
     flip: bool = True
     groups: Tensor | None = None
+    similarity: Tensor | None = None
 
     @cached_property
     def mean(self) -> Tensor:

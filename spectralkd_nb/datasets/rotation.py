@@ -48,6 +48,7 @@ def rotated(data: LabelledImages) -> LabelledImages:
         verified=f"{data.verified}; turned by quarter turns",
         flip=False,
         groups=groups.repeat(TURNS),
+        similarity=None,
     )
 
 

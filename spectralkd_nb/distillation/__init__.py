@@ -9,7 +9,7 @@ was interrupted goes on from its last checkpoint to the very tensors that an unb
 the same number of threads; on a GPU as far as its kernels add in a fixed order.
 """
 
-from spectralkd_nb.distillation.evaluation import evaluate
+from spectralkd_nb.distillation.evaluation import evaluate, responses
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.probes import LinearProbe, linear_probe
 from spectralkd_nb.distillation.progress import Progress, TerminalProgress
@@ -31,5 +31,6 @@ __all__ = [
     "evaluate",
     "linear_probe",
     "read_run",
+    "responses",
     "train",
 ]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages
 
@@ -17,14 +17,37 @@ def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, pr
     Args:
         network: on the device of its parameters; the images are brought there.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    right = 0
-    with torch.inference_mode(), in_eval_mode(network):
-        for images, labels in zip(data.test_images.split(batch_size), data.test_labels.split(batch_size), strict=True):
-            batch = data.normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                right += int((network(batch).argmax(1) == labels.to(device)).sum())
+    logits = responses(network, data, data.test_images, precision=precision, batch_size=batch_size)
+    right = int((logits.argmax(1) == data.test_labels.to(logits.device)).sum())
     return 100 * right / len(data.test_labels)
+
+
+def responses(
+    network: nn.Module,
+    data: LabelledImages,
+    images: Tensor,
+    *,
+    precision: str = "float32",
+    batch_size: int = 500,
+) -> Tensor:
+    """A network's logits for images as they are, without augmentation. Every module is left in its mode.
+
+    Args:
+        network: on the device of its parameters; the images are brought there. data: whose colours it is used to.
+        images: (N, 3, H, W) uint8, `data.train_images` for instance.
+        precision: "float32" or "bfloat16" (autocast). batch_size: images at a time.
+
+    Returns:
+        (N, classes) on the network's device.
+    """
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    found = []
+    with torch.no_grad(), in_eval_mode(network):
+        for some in images.split(batch_size):
+            batch = data.normalise(some.to(device)).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                found.append(network(batch))
+    return torch.cat(found)
 
 
 @contextlib.contextmanager

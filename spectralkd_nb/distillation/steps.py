@@ -15,6 +15,7 @@ from spectralkd_nb.losses.logits import softened_divergence
 
 Terms = dict[str, Tensor]
 Step = Callable[[nn.Module, nn.Module | None, Tensor, Tensor], tuple[Tensor, Terms]]
+Control = Callable[[Tensor, Tensor], Tensor]  # logits and labels to the logits that are taught in their place
 
 
 class CrossEntropy(nn.Module):
@@ -47,25 +48,31 @@ class SoftTargets(nn.Module):
 
     Args:
         temperature: T of `kd_loss`.
+        control: called with the teacher's logits (B, classes) and the labels (B,), it returns those to be learned
+            instead; for example `teacher_quality.permuted_by_image`. None: the teacher's own.
     """
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: float = 4.0, control: Control | None = None) -> None:
         super().__init__()
         self.temperature = temperature
+        self.control = control
 
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Terms]:
         if teacher is None:
             raise ValueError("soft targets come from a teacher; pass teacher=... to train")
-        logits = student(images)
+        logits, taught = student(images), teacher(images)
+        if self.control is not None:
+            taught = self.control(taught, labels)
         return logits, {
             "cross-entropy": F.cross_entropy(logits, labels),
-            "soft targets": softened_divergence(logits, teacher(images), self.temperature),
+            "soft targets": softened_divergence(logits, taught, self.temperature),
         }
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}"
+        settings = f"temperature={self.temperature:g}"
+        return settings if self.control is None else f"{settings}, control={described(self.control)}"
 
 
 def described(what: Callable[..., Any]) -> str:

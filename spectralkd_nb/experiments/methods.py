@@ -10,6 +10,13 @@ A method is a table of loss terms, each with its weight and its settings, as TOM
     "soft targets" = { weight = 0.9, temperature = 4 }
     shape = { weight = 0.1, layers = ["layer1", "layer2"] }
     whitened = { weight = 10, layers = ["layer2"], balance = "octave" }
+
+    [methods."KD without similarity"]
+    "cross-entropy" = 0.1
+    "soft targets" = { weight = 0.9, temperature = 4, control = "permuted by image" }
+
+A control takes similarity out of the teacher's response, see `teacher_quality`: it is "smoothed" (labels, smoothed to
+the mean entropy of the teacher's soft targets), "permuted by image" or "permuted by class".
 """
 
 from __future__ import annotations
@@ -25,12 +32,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectralkd_nb import losses
+from spectralkd_nb import losses, teacher_quality
 from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.distillation import CrossEntropy, SoftTargets
+from spectralkd_nb.distillation import CrossEntropy, SoftTargets, responses
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, features_of
-from spectralkd_nb.distillation.steps import Step
+from spectralkd_nb.distillation.steps import Control, Step
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
 FEATURES: dict[str, Callable[..., Tensor]] = {
@@ -43,7 +50,9 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
     "nst": losses.nst_loss,
 }
 ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
-BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature"}}
+BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control"}}
+SMOOTHED, BY_IMAGE, BY_CLASS = CONTROLS = ("smoothed", "permuted by image", "permuted by class")
+ENTROPY_OF = 4096  # training images from which the mean entropy of a teacher's soft targets is measured
 MEASURED_ON = 256  # training images from which a teacher's alpha is measured
 PROBED = 2  # images that tell the features' shapes
 
@@ -78,6 +87,9 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
         settings["weight"] = float(weight)
         if term in FEATURES:
             settings["layers"] = _checked_layers(where, settings.get("layers"))
+    control = terms.get(LOGITS, {}).get("control", SMOOTHED)
+    if control not in CONTROLS:
+        raise ValueError(f"method {name!r}, term {LOGITS!r}: no control {control!r}; {_choice(str(control), CONTROLS)}")
     if LABELS not in terms:
         raise ValueError(f"method {name!r} has no {LABELS!r}; give it a weight, which may be 0")
     if LOGITS in terms and "smoothing" in terms[LABELS]:
@@ -123,7 +135,10 @@ def method_step(
     weights = {term: float(settings.pop("weight")) for term, settings in terms.items()}
     labels = terms.pop(LABELS)
     if LOGITS in terms:
-        base: Step = SoftTargets(**terms.pop(LOGITS))
+        settings = terms.pop(LOGITS)
+        if "control" in settings:
+            settings["control"] = _control(**settings, teacher=teacher, data=data, seed=seed)
+        base: Step = SoftTargets(**settings)
     else:
         base = CrossEntropy(**labels)
     if not terms:
@@ -148,6 +163,24 @@ def method_step(
     return FeatureMatching(base, matches), weights
 
 
+def _control(control: str, teacher: nn.Module, data: LabelledImages, seed: int, temperature: float = 4.0) -> Control:
+    """The function that a control's name stands for. seed: of the classes' permutations."""
+    if control == BY_IMAGE:
+        return teacher_quality.permuted_by_image
+    if control == BY_CLASS:
+        return functools.partial(teacher_quality.permuted_by_class, seed=seed)
+    logits = responses(teacher, data, _spread(data.train_images, ENTROPY_OF))
+    entropy = float(teacher_quality.soft_target_entropy(logits, temperature).mean())
+    smoothing = round(teacher_quality.smoothing_at_entropy(entropy, logits.shape[1]), 4)
+    return functools.partial(teacher_quality.smoothed_labels, smoothing=smoothing, temperature=temperature)
+
+
+def _spread(images: Tensor, most: int) -> Tensor:
+    """At most so many of the images, evenly spaced."""
+    count = min(len(images), most)
+    return images[torch.arange(count, device=images.device) * len(images) // count]
+
+
 def measured_alphas(teacher: nn.Module, data: LabelledImages, layers: Sequence[str]) -> dict[str, float]:
     """alpha of layers over training images, without edge treatment, rounded to two digits; in one pass.
 
@@ -156,9 +189,7 @@ def measured_alphas(teacher: nn.Module, data: LabelledImages, layers: Sequence[s
     """
     if not layers:
         return {}
-    count = len(data.train_images)
-    spread = torch.arange(min(count, MEASURED_ON)) * count // min(count, MEASURED_ON)
-    images = data.normalise(data.train_images[spread])
+    images = data.normalise(_spread(data.train_images, MEASURED_ON))
     measured = activation_spectra(teacher, images, list(dict.fromkeys(layers)), edges="none", progress=False)
     alphas = {}
     for layer in layers:

@@ -22,6 +22,8 @@ from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
 from spectralkd_nb.experiments.spectra import grid_spectra
+from spectralkd_nb.experiments.sweep import sweep_teachers
+from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
 from spectralkd_nb.storage import write_whole
@@ -58,6 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
     grid.add_argument("--baseline", help="compare every method with this one, seed by seed")
     grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
     grid.set_defaults(run=do_grid)
+    sweep = commands.add_parser("sweep", help="which teacher teaches best: train many, and a student from each")
+    sweep.add_argument("sweep", type=Path, help="TOML file; see spectralkd_nb/experiments/sweep.py")
+    sweep.add_argument("store", type=Path, help="folder of runs, which any number of processes may share")
+    sweep.add_argument("--retry", action="store_true", help="try again what has failed before")
+    sweep.add_argument("--table", type=Path, help="also write a CSV file, one row a student")
+    sweep.set_defaults(run=do_sweep)
     spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
     add_grid_table(spectra, "one row a ring")
     spectra.set_defaults(run=write_grid_spectra)
@@ -130,6 +138,19 @@ def do_grid(options: argparse.Namespace) -> None:
         print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
     if failed := (runs["state"] == "failed").sum():
         raise ValueError(f"{failed} of {len(runs)} runs failed; the reasons are above, and --retry tries them again")
+
+
+def do_sweep(options: argparse.Namespace) -> None:
+    """Run a sweep to its end, and print its teachers, best students first, and what follows."""
+    if options.table:
+        require_writable(options.table)
+    with TerminalGrid() as progress:
+        table = sweep_teachers(options.sweep, options.store, retry=options.retry, callback=progress)
+    if options.table:
+        write_table(table, options.table, "%.6g")
+        print(f"{len(table)} students -> {options.table}")
+    print(teachers_of(table).to_string(index=False, float_format="%.2f"))
+    print(sweet_spot(table))
 
 
 def write_grid_spectra(options: argparse.Namespace) -> None:

@@ -121,8 +121,8 @@ def seeds_needed(deviation: float, difference: float, confidence: float = CONFID
         ValueError: a difference of 0, a negative deviation, values that are not finite or out of range, or more than
             10^9 seeds.
     """
-    _check_share("confidence", confidence)
-    _check_share("power", power)
+    check_share("confidence", confidence)
+    check_share("power", power)
     if not (math.isfinite(deviation) and math.isfinite(difference)):
         raise ValueError(f"deviation={deviation} and difference={difference} have to be finite")
     if deviation < 0:
@@ -346,13 +346,13 @@ def _detectable_ratio(count: int, confidence: float) -> float:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name}={value} has to lie between 0 and 1")
 
 
 def _check_options(confidence: float, resamples: int) -> None:
-    _check_share("confidence", confidence)
+    check_share("confidence", confidence)
     if resamples < 1:
         raise ValueError(f"resamples={resamples} has to be 1 or more")
 

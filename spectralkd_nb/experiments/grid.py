@@ -27,7 +27,7 @@ from spectralkd_nb.experiments.records import (
     TO_DO,
     Record,
     failure_file,
-    finished_runs,
+    finished_of,
     grid_results,
     state_of,
 )
@@ -98,8 +98,21 @@ def run_grid(
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
     grid = read_grid(grid)  # once: the file may be edited while this goes on
-    plans = planned_runs(grid)
-    work = _Work(grid.get("name", "grid"), plans, Path(store).expanduser(), callback, device)
+    run_plans(grid.get("name", "grid"), planned_runs(grid), store, retry=retry, callback=callback, device=device)
+    return grid_results(grid, store)
+
+
+def run_plans(
+    name: str,
+    plans: Sequence[Plan],
+    store: str | Path,
+    *,
+    retry: bool = False,
+    callback: GridCallback | None = None,
+    device: str | torch.device | None = None,
+) -> None:
+    """What `run_grid` does with the runs of its grid, for any runs; a teacher may be a run of the same store."""
+    work = _Work(name, plans, Path(store).expanduser(), callback, device)
     work.store.mkdir(parents=True, exist_ok=True)
     if retry:
         for plan in plans:
@@ -107,14 +120,13 @@ def run_grid(
     work.look()
     for plan in work.left():  # data or weights that are not there are told of before the first training
         work.bench.load(plan)
-    work.bench.require_same(finished_runs(grid, store), work.store)
+    work.bench.require_same(finished_of(plans, store), work.store)
     while work.left():
         for plan in work.left():
             work.do(plan)
         work.look()
         if work.left() and not work.left(TO_DO, CUT_OFF):
             time.sleep(WAITING)
-    return grid_results(grid, store)
 
 
 class _Work:
@@ -131,7 +143,7 @@ class _Work:
         self.name, self.plans, self.store = name, tuple(plans), store
         self.callback, self.device = callback, device
         self.states: dict[str, tuple[str, str]] = {}
-        self.bench = Bench()
+        self.bench = Bench(store=store)
 
     def look(self) -> None:
         """See what the store holds of each run."""
@@ -178,10 +190,15 @@ class _Work:
 
 @dataclass
 class Bench:
-    """What runs of one grid share: data sets and teachers, each read once."""
+    """What runs of one grid share: data sets and teachers, each read once.
+
+    Attributes:
+        data, teachers: what was read. store: folder of runs, some of which may have trained a teacher.
+    """
 
     data: dict[tuple[str, int], LabelledImages] = field(default_factory=dict)
     teachers: dict[tuple[str | None, str | None, str], nn.Module] = field(default_factory=dict)
+    store: Path | None = None
 
     def data_of(self, plan: Plan) -> LabelledImages:
         name, every = plan.setting["data"], plan.setting["held_out"]
@@ -203,12 +220,18 @@ class Bench:
         if plan.teacher is None or key in self.teachers:
             return
         if plan.teacher_weights:
-            teacher = load_weights(build(plan.teacher, classes), Path(plan.teacher_weights).expanduser())
+            teacher = load_weights(build(plan.teacher, classes), self._file(plan.teacher_weights))
         elif not plan.data_name:  # of a plan that no grid has checked
             raise ValueError(f"data={plan.setting['data']!r} has no name to find weights by; give teacher_weights")
         else:
             teacher = build(plan.teacher, classes, pretrained=plan.data_name)
         self.teachers[key] = teacher.eval()
+
+    def _file(self, weights: str) -> Path:
+        """A file of weights: kept by a run of the store, by its folder's name and its own, or anywhere else."""
+        if self.store is not None and (self.store / weights).exists():
+            return self.store / weights
+        return Path(weights).expanduser()
 
     def require_same(self, records: Iterable[Record], store: Path) -> None:
         """Refuse finished runs of other data, or of another teacher, than those of the same names that are loaded."""

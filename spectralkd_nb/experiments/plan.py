@@ -128,7 +128,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
         ValueError: unknown or missing keys, settings, methods, networks; before anything is trained.
     """
     grid = read_grid(grid)
-    _require(grid, KEYS | OPTIONAL, KEYS, "a grid")
+    require_keys(grid, KEYS | OPTIONAL, KEYS, "a grid")
     for key, kind in (("pairs", list | tuple), ("methods", Mapping), ("protocols", Mapping), ("seeds", Sequence)):
         if not isinstance(grid[key], kind) or isinstance(grid[key], str):
             raise ValueError(f"the grid's {key} are {grid[key]!r}; give a {'table' if kind is Mapping else 'list'}")
@@ -156,7 +156,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
     return list(plans.values())
 
 
-def _require(given: Mapping[str, Any], known: set[str], wanted: set[str], what: str) -> None:
+def require_keys(given: Mapping[str, Any], known: set[str], wanted: set[str], what: str) -> None:
     if not isinstance(given, Mapping):
         raise ValueError(f"{what} is {given!r}; give a table with {', '.join(sorted(wanted))}")
     if strange := sorted(given.keys() - known, key=str):
@@ -179,7 +179,7 @@ def _checked_pairs(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
-    _require(pair, OF_A_PAIR, {"student"}, "a pair")
+    require_keys(pair, OF_A_PAIR, {"student"}, "a pair")
     pair = {"teacher": None, "teacher_weights": None, **pair}
     for key, name in pair.items():
         if not isinstance(name, str) and (key == "student" or name is not None):
@@ -191,7 +191,7 @@ def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
-    _require(setting, OF_A_PROTOCOL, {"data"}, f"protocol {name!r}")
+    require_keys(setting, OF_A_PROTOCOL, {"data"}, f"protocol {name!r}")
     data = str(setting["data"])
     if not data.strip() or not _name_of_data(data):
         raise ValueError(f"protocol {name!r}: data={data!r} is no name; name a data set, an .npz file or a folder")

@@ -68,8 +68,13 @@ def _reason(failure: Path) -> str | None:
 
 def finished_runs(grid: Mapping[str, Any] | str | Path, store: str | Path) -> list[Record]:
     """The runs of a grid that a store holds finished, in the grid's order; without those of damaged records."""
+    return finished_of(planned_runs(grid), store)
+
+
+def finished_of(plans: Iterable[Plan], store: str | Path) -> list[Record]:
+    """Those of the planned runs that a store holds finished; without those of damaged records."""
     found = []
-    for plan in planned_runs(grid):
+    for plan in plans:
         file = record_file(plan, store)
         if file.exists():
             with contextlib.suppress(ValueError):  # `state_of` tells it

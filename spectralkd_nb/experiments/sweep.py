@@ -1,0 +1,348 @@
+"""Which teacher teaches best? Teachers of many kinds, each trained and each distilled into the same student.
+
+The question is that of Vats & Crandall (2021, arXiv 2112.10047), whose abstract has a sweet spot of the teacher's batch
+size and epochs, and steps to find it. Those steps could not be read; these are ours. As TOML (or the same as a dict):
+
+    name = "teachers"
+    student = "vgg8x0.0625"
+    teachers = ["vgg8x0.25", "vgg8x0.5"]    # their capacity
+    batch_sizes = [8, 32, 128]
+    epochs = [4, 12, 36]
+    learning_rate = "linear"                # how a teacher's follows from its batch size, see `LEARNING_RATES`
+    refinements = 1                         # steps of the search around the best, after the first, coarse one
+    also = [["vgg8x0.25", 32, 12]]          # teachers to confirm beside the chosen ones; may be left out
+
+    [search]
+    seeds = [100, 101, 102]
+    held_out = 4                            # one training image in so many stands in for the test images
+
+    [confirmation]
+    seeds = [0, 1, 2, 3, 4]
+
+    [protocol]                              # the student's; a teacher's but for epochs, batch size and learning rate
+    data = "photographs"
+    epochs = 30
+    batch_size = 32
+    augment = false
+
+    [method]
+    "cross-entropy" = 0.1
+    "soft targets" = { weight = 0.9, temperature = 4 }
+
+A search on the images that then say how good it was would flatter its own choice. So it is made on images held out of
+the training set, and what it chose is confirmed on the test images, with seeds of its own: the teacher whose students
+were best, against the teacher that was most accurate itself, which is what one would have taken without a search.
+
+Each seed trains a teacher of its own and a student from it, so that an interval over seeds is one over teachers too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spectralkd_nb.distillation.store import kept_name
+from spectralkd_nb.experiments.grid import GridCallback, run_plans
+from spectralkd_nb.experiments.methods import LABELS, needs_teacher
+from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid, require_keys
+from spectralkd_nb.experiments.records import FAILURE, FINISHED, finished_of, state_of
+from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
+
+if TYPE_CHECKING:
+    import pandas
+
+# By which power of the batch size, relative to the protocol's, the learning rate of a teacher grows: not at all, so
+# that the variance of a step stays (Krizhevsky 2014, arXiv 1404.5997), or so that its mean does (Goyal et al. 2017,
+# arXiv 1706.02677).
+LEARNING_RATES = {"constant": 0.0, "root": 0.5, "linear": 1.0}
+KEYS = {"student", "teachers", "batch_sizes", "epochs", "search", "confirmation", "protocol", "method"}
+OPTIONAL = {"name", "learning_rate", "refinements", "also"}
+ALONE, TAUGHT = "alone", "taught"
+COARSE, CONFIRMATION = "coarse", "confirmation"
+COLUMNS = [
+    *("step", "network", "batch_size", "epochs", "learning_rate", "seed", "teacher_accuracy", "student_accuracy"),
+    *("teacher_run", "student_run", "seconds", "commit"),
+]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its file has it, checked; see the module."""
+
+    name: str
+    student: str
+    teachers: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    epochs: tuple[int, ...]
+    learning_rate: str
+    refinements: int
+    also: tuple[Teacher, ...]
+    search: dict[str, Any]
+    confirmation: dict[str, Any]
+    protocol: dict[str, Any]
+    method: dict[str, Any]
+
+    @property
+    def coarse(self) -> tuple[Teacher, ...]:
+        """Every teacher of the first step."""
+        return tuple(
+            Teacher(network, batch_size, epochs)
+            for network in self.teachers
+            for batch_size in self.batch_sizes
+            for epochs in self.epochs
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a sweep: which teachers, and how their runs are planned.
+
+    Attributes:
+        step: "coarse", "refined 1", ..., or "confirmation". teachers: of it. seeds: of each. held_out: see `held_out`
+            of `LabelledImages`; 0 for the test images. alone: whether students without a teacher are trained too.
+    """
+
+    step: str
+    teachers: tuple[Teacher, ...]
+    seeds: tuple[int, ...]
+    held_out: int
+    alone: bool = True
+
+
+def sweep_teachers(
+    sweep: Mapping[str, Any] | str | Path,
+    store: str | Path,
+    *,
+    retry: bool = False,
+    callback: GridCallback | None = None,
+    device: str | torch.device | None = None,
+) -> pandas.DataFrame:
+    """Train every teacher of a sweep and a student from each, step by step, and return the table of all.
+
+    The first step takes all of capacity, batch size and epochs; each further one goes around the best teacher by then,
+    at half the distance; the last confirms, on test images. Runs are kept as those of `run_grid`: what a store holds is
+    not trained again, any number of processes may share it, and whatever stops a sweep loses next to nothing. A teacher
+    that fails is left out of the search.
+
+    Args:
+        sweep: dict or TOML file, see the module. store, retry, callback, device: as for `run_grid`.
+
+    Returns:
+        as `sweep_results`; `sweet_spot` says what follows from it.
+
+    Raises:
+        ValueError: what `read_sweep` and `run_grid` refuse; a step in which no teacher is left.
+    """
+    sweep = read_sweep(sweep)
+    for stage in _stages(sweep, store):
+        options = {"retry": retry, "callback": callback, "device": device}
+        run_plans(f"{sweep.name}, {stage.step}: teachers", _teacher_plans(sweep, stage), store, **options)
+        students = _student_plans(sweep, stage, store)
+        if not any(plan.teacher for plan in students):
+            raise ValueError(f"no teacher of the step {stage.step!r} is finished; the reasons lie in {store}")
+        run_plans(f"{sweep.name}, {stage.step}: students", students, store, **options)
+    return sweep_results(sweep, store)
+
+
+def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Path) -> pandas.DataFrame:
+    """What a store holds of a sweep, one row a student.
+
+    Returns:
+        step; network, batch_size, epochs and learning_rate of the teacher, missing for a student alone; seed;
+        teacher_accuracy and student_accuracy, percent, after the last epoch, on held-out images during the search and
+        on test images in the confirmation; teacher_run, student_run, their folders; seconds of both; commit.
+    """
+    import pandas as pd
+
+    sweep = read_sweep(sweep)
+    rows = [row for stage in _stages(sweep, store) for row in _rows(sweep, stage, store)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(sweep: Sweep, stage: Stage, store: str | Path) -> list[dict[str, Any]]:
+    teachers = {record.plan.folder: record.run for record in finished_of(_teacher_plans(sweep, stage), store)}
+    own = {(str(teacher), seed): teacher for teacher in stage.teachers for seed in stage.seeds}
+    rows = []
+    for record in finished_of(_student_plans(sweep, stage, store), store):
+        plan, run = record.plan, record.run
+        row = {"step": stage.step, "seed": plan.seed, "student_accuracy": run.accuracy_last, "student_run": plan.folder}
+        row |= {"seconds": run.seconds, "commit": run.commit}
+        if plan.teacher:
+            folder = Path(plan.teacher_weights).parent.name
+            teacher, trained = own[plan.method, plan.seed], teachers[folder]
+            row |= asdict(teacher) | {"learning_rate": trained.recipe["learning_rate"], "teacher_run": folder}
+            row |= {"teacher_accuracy": trained.accuracy_last, "seconds": run.seconds + trained.seconds}
+        rows.append(row)
+    return rows
+
+
+# --- what is run ---------------------------------------------------------------------------------
+
+
+def _stages(sweep: Sweep, store: str | Path) -> Iterator[Stage]:
+    """The steps of a sweep as far as they are known: each follows from the results of those before."""
+    import pandas as pd
+
+    seeds, held_out = tuple(sweep.search["seeds"]), sweep.search["held_out"]
+    stage, seen, rows = Stage(COARSE, sweep.coarse, seeds, held_out), set(sweep.coarse), []
+    for number in range(sweep.refinements + 1):
+        yield stage
+        if not _is_done(sweep, stage, store):
+            return
+        rows += _rows(sweep, stage, store)
+        found = sweet_spot(pd.DataFrame(rows, columns=COLUMNS))
+        around = tuple(teacher for teacher in neighbours(found.best, sweep, number + 1) if teacher not in seen)
+        if not around:
+            break
+        seen |= set(around)
+        stage = Stage(f"refined {number + 1}", around, seeds, held_out, alone=False)
+    chosen = tuple(dict.fromkeys([found.best, found.most_accurate, *sweep.also]))
+    yield Stage(CONFIRMATION, chosen, tuple(sweep.confirmation["seeds"]), 0)
+
+
+def _is_done(sweep: Sweep, stage: Stage, store: str | Path) -> bool:
+    plans = [*_teacher_plans(sweep, stage), *_student_plans(sweep, stage, store)]
+    return all(state_of(plan, store)[0] in (FINISHED, FAILURE) for plan in plans)
+
+
+def neighbours(best: Teacher, sweep: Sweep, refinement: int) -> list[Teacher]:
+    """Teachers around the best one, of the same network, by batch size and epochs.
+
+    Both go up and down by the distance of the coarse values on a logarithmic scale, halved once a refinement; also
+    beyond the coarse values, since the best may lie there. A list of one value is left as it is.
+    """
+    batch_sizes = _around(best.batch_size, sweep.batch_sizes, refinement)
+    epochs = _around(best.epochs, sweep.epochs, refinement)
+    every = [Teacher(best.network, batch_size, number) for batch_size in batch_sizes for number in epochs]
+    return [teacher for teacher in dict.fromkeys(every) if teacher != best]
+
+
+def _around(value: int, coarse: Sequence[int], refinement: int) -> list[int]:
+    """A value, and those below and above it."""
+    if len(coarse) < 2:
+        return [value]
+    low, high = min(coarse), max(coarse)
+    ratio = (high / low) ** (1 / (len(coarse) - 1) / 2**refinement)
+    return [max(1, round(value / ratio)), value, round(value * ratio)]
+
+
+def _teacher_plans(sweep: Sweep, stage: Stage) -> list[Plan]:
+    """The runs that train teachers, seed by seed."""
+    plans = []
+    for seed in stage.seeds:
+        for teacher in stage.teachers:
+            changed = {"epochs": teacher.epochs, "batch_size": teacher.batch_size}
+            rate = learning_rate(sweep, teacher.batch_size)
+            protocol = {**sweep.protocol, **changed, "learning_rate": rate, "held_out": stage.held_out}
+            grid = _grid(teacher.network, None, None, {str(teacher): {LABELS: 1}}, protocol, seed)
+            plans += planned_runs({**grid, "keep_epochs": [teacher.epochs]})
+    return plans
+
+
+def _student_plans(sweep: Sweep, stage: Stage, store: str | Path) -> list[Plan]:
+    """The runs of students: alone, and from each teacher that is finished."""
+    protocol = {**sweep.protocol, "held_out": stage.held_out}
+    plans = []
+    for seed in stage.seeds if stage.alone else ():
+        plans += planned_runs(_grid(sweep.student, None, None, {ALONE: {LABELS: 1}}, protocol, seed))
+    for plan in _teacher_plans(sweep, stage):
+        if state_of(plan, store)[0] == FINISHED:
+            weights = f"{plan.folder}/{kept_name(plan.recipe.epochs)}"
+            own = _grid(sweep.student, plan.student, weights, {plan.method: sweep.method}, protocol, plan.seed)
+            plans += planned_runs({**own, "keep_epochs": [sweep.protocol["epochs"]]})
+    return sorted(plans, key=lambda plan: stage.seeds.index(plan.seed))
+
+
+def _grid(
+    student: str, teacher: str | None, weights: str | None, methods: dict, protocol: dict, seed: int
+) -> dict[str, Any]:
+    """A grid of one run."""
+    pair = {"student": student} | ({"teacher": teacher, "teacher_weights": weights} if teacher else {})
+    name = "held out" if protocol["held_out"] else "test images"
+    return {"pairs": [pair], "methods": methods, "protocols": {name: protocol}, "seeds": [seed]}
+
+
+def learning_rate(sweep: Sweep, batch_size: int) -> float:
+    """That of a teacher, from its batch size; to six digits, which rounding then leaves alone."""
+    ratio = batch_size / sweep.protocol["batch_size"]
+    return float(f"{sweep.protocol['learning_rate'] * ratio ** LEARNING_RATES[sweep.learning_rate]:.6g}")
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
+    """A sweep from its TOML file or from a dict, checked before anything is trained.
+
+    Raises:
+        ValueError: unknown or missing keys, values out of range, networks or settings that nobody knows, a file that is
+            no TOML. OSError: it cannot be read.
+    """
+    if isinstance(sweep, Sweep):
+        return sweep
+    given = read_grid(sweep)
+    require_keys(given, KEYS | OPTIONAL, KEYS, "a sweep")
+    rule = given.get("learning_rate", "linear")
+    if rule not in LEARNING_RATES:
+        raise ValueError(f"learning_rate={rule!r} is no rule; choose one of {', '.join(LEARNING_RATES)}")
+    refinements = given.get("refinements", 1)
+    if isinstance(refinements, bool) or not isinstance(refinements, int) or refinements < 0:
+        raise ValueError(f"refinements={refinements!r}; give 0, 1, 2, ...")
+    search, confirmation = given["search"], given["confirmation"]
+    require_keys(search, {"seeds", "held_out"}, {"seeds", "held_out"}, "the search")
+    require_keys(confirmation, {"seeds"}, {"seeds"}, "the confirmation")
+    for what, seeds in (("search", search["seeds"]), ("confirmation", confirmation["seeds"])):
+        if not isinstance(seeds, list | tuple) or len(set(seeds)) < len(seeds) or len(seeds) < 2:
+            raise ValueError(f"the {what}'s seeds are {seeds!r}; list two different ones or more")
+    protocol = _checked_protocol(given)
+    if not isinstance(given["method"], Mapping) or not needs_teacher(given["method"]):
+        raise ValueError(f"the method is {given['method']!r}; give one that asks a teacher")
+    networks = given["teachers"]
+    if not isinstance(networks, list | tuple) or not networks:
+        raise ValueError(f"the teachers are {networks!r}; list names of networks")
+    also = given.get("also", ())
+    if not isinstance(also, list | tuple) or not all(isinstance(one, list | tuple) and len(one) == 3 for one in also):
+        raise ValueError(f"also={also!r}; list teachers as [network, batch size, epochs]")
+    checked = Sweep(
+        name=str(given.get("name", "sweep")),
+        student=given["student"],
+        teachers=tuple(networks),
+        batch_sizes=_whole_numbers("batch_sizes", given["batch_sizes"]),
+        epochs=_whole_numbers("epochs", given["epochs"]),
+        learning_rate=rule,
+        refinements=refinements,
+        also=tuple(Teacher(network, *_whole_numbers("also", sizes)) for network, *sizes in also),
+        search=dict(search),
+        confirmation=dict(confirmation),
+        protocol=protocol,
+        method=json.loads(json.dumps(given["method"])),
+    )
+    for held_out, seeds in ((search["held_out"], search["seeds"]), (0, confirmation["seeds"])):
+        stage = Stage(COARSE, tuple(dict.fromkeys((*checked.coarse, *checked.also))), tuple(seeds), held_out)
+        plans = _teacher_plans(checked, stage)  # raises for what no run has
+    pair = _grid(checked.student, plans[0].student, None, {TAUGHT: checked.method}, {**protocol, "held_out": 0}, 0)
+    planned_runs(pair)
+    return checked
+
+
+def _checked_protocol(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's, every setting named."""
+    protocol = given["protocol"]
+    if isinstance(protocol, Mapping) and "held_out" in protocol:
+        raise ValueError("held_out belongs to the search: the confirmation takes the test images")
+    grid = {"pairs": [{"student": given["student"]}], "methods": {ALONE: {LABELS: 1}}, "seeds": [0]}
+    (plan,) = planned_runs({**grid, "protocols": {"protocol": protocol}})
+    return {key: value for key, value in plan.setting.items() if key != "held_out"}
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    """A list of different numbers from 1 on."""
+    right = isinstance(values, list | tuple) and values and all(type(value) is int and value > 0 for value in values)
+    if not right or (name != "also" and len(set(values)) < len(values)):
+        raise ValueError(f"{name} are {values!r}; list different whole numbers from 1 on")
+    return tuple(values)

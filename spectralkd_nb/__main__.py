@@ -21,6 +21,7 @@ from spectralkd_nb.experiments import compare_methods, finished_runs, planned_ru
 from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
+from spectralkd_nb.experiments.responses import TEMPERATURES, sweep_responses
 from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.experiments.sweep import sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
@@ -66,6 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     sweep.add_argument("--retry", action="store_true", help="try again what has failed before")
     sweep.add_argument("--table", type=Path, help="also write a CSV file, one row a student")
     sweep.set_defaults(run=do_sweep)
+    said = commands.add_parser("sweep-responses", help="what a sweep's teachers still say of similarity, into CSV")
+    said.add_argument("sweep", type=Path, help="TOML file")
+    said.add_argument("store", type=Path, help="folder of its finished runs")
+    said.add_argument("out", type=Path, help="CSV file to write, one row a teacher, kind of images and temperature")
+    said.add_argument("--temperatures", type=float, nargs="+", default=TEMPERATURES, help="of the soft targets")
+    said.set_defaults(run=write_sweep_responses)
     spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
     add_grid_table(spectra, "one row a ring")
     spectra.set_defaults(run=write_grid_spectra)
@@ -151,6 +158,16 @@ def do_sweep(options: argparse.Namespace) -> None:
         print(f"{len(table)} students -> {options.table}")
     print(teachers_of(table).to_string(index=False, float_format="%.2f"))
     print(sweet_spot(table))
+
+
+def write_sweep_responses(options: argparse.Namespace) -> None:
+    """What `sweep_responses` finds, to six digits."""
+    require_writable(options.out)
+    table = sweep_responses(options.sweep, options.store, options.temperatures)
+    if not len(table):
+        raise ValueError(f"{options.store} holds no taught student of {options.sweep}; {options.out} was left as it is")
+    write_table(table, options.out, "%.6g")
+    print(f"{len(table)} responses measured -> {options.out}")
 
 
 def write_grid_spectra(options: argparse.Namespace) -> None:

@@ -220,8 +220,8 @@ def rank_correlation(
         raise ValueError("in one of the similarities all pairs of classes are alike, so there is nothing to rank")
     generator = np.random.default_rng(seed)
     found = ranks[pairs] @ theirs / scale
-    named = [generator.permutation(len(first)) for _ in range(permutations)]
-    by_chance = np.array([ranks[np.ix_(names, names)][pairs] @ theirs / scale for names in named])
+    names = np.stack([generator.permutation(len(first)) for _ in range(permutations)])
+    by_chance = ranks[names[:, pairs[0]], names[:, pairs[1]]] @ theirs / scale
     rounding = 1e-12
     as_good = int((by_chance >= found - rounding).sum())
     return RankCorrelation(float(np.clip(found, -1, 1)), (1 + as_good) / (1 + permutations), len(theirs))

@@ -50,7 +50,7 @@ from spectralkd_nb.distillation.store import kept_name
 from spectralkd_nb.experiments.grid import GridCallback, run_plans
 from spectralkd_nb.experiments.methods import LABELS, needs_teacher
 from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid, require_keys
-from spectralkd_nb.experiments.records import FAILURE, FINISHED, finished_of, state_of
+from spectralkd_nb.experiments.records import FAILURE, FINISHED, Record, finished_of, state_of
 from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
 
 if TYPE_CHECKING:
@@ -160,25 +160,35 @@ def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Pa
     import pandas as pd
 
     sweep = read_sweep(sweep)
-    rows = [row for stage in _stages(sweep, store) for row in _rows(sweep, stage, store)]
+    rows = [_row(*found) for found in finished_students(sweep, store)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(sweep: Sweep, stage: Stage, store: str | Path) -> list[dict[str, Any]]:
-    teachers = {record.plan.folder: record.run for record in finished_of(_teacher_plans(sweep, stage), store)}
-    own = {(str(teacher), seed): teacher for teacher in stage.teachers for seed in stage.seeds}
-    rows = []
+def finished_students(sweep: Sweep, store: str | Path) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:
+    """Step and record of each student that a store holds finished, with its teacher and that one's record, if any."""
+    for stage in _stages(sweep, store):
+        yield from _students_of_stage(sweep, stage, store)
+
+
+def _students_of_stage(
+    sweep: Sweep, stage: Stage, store: str | Path
+) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:
+    trained = {record.plan.folder: record for record in finished_of(_teacher_plans(sweep, stage), store)}
+    names = {str(teacher): teacher for teacher in stage.teachers}
     for record in finished_of(_student_plans(sweep, stage, store), store):
-        plan, run = record.plan, record.run
-        row = {"step": stage.step, "seed": plan.seed, "student_accuracy": run.accuracy_last, "student_run": plan.folder}
-        row |= {"seconds": run.seconds, "commit": run.commit}
-        if plan.teacher:
-            folder = Path(plan.teacher_weights).parent.name
-            teacher, trained = own[plan.method, plan.seed], teachers[folder]
-            row |= asdict(teacher) | {"learning_rate": trained.recipe["learning_rate"], "teacher_run": folder}
-            row |= {"teacher_accuracy": trained.accuracy_last, "seconds": run.seconds + trained.seconds}
-        rows.append(row)
-    return rows
+        taught = record.plan.teacher is not None
+        its = trained[Path(record.plan.teacher_weights).parent.name] if taught else None
+        yield stage.step, record, names[record.plan.method] if taught else None, its
+
+
+def _row(step: str, student: Record, teacher: Teacher | None, its: Record | None) -> dict[str, Any]:
+    run = student.run
+    row = {"step": step, "seed": run.seed, "student_accuracy": run.accuracy_last, "student_run": student.plan.folder}
+    row |= {"seconds": run.seconds, "commit": run.commit}
+    if teacher is None:
+        return row
+    row |= asdict(teacher) | {"learning_rate": its.run.recipe["learning_rate"], "teacher_run": its.plan.folder}
+    return row | {"teacher_accuracy": its.run.accuracy_last, "seconds": run.seconds + its.run.seconds}
 
 
 # --- what is run ---------------------------------------------------------------------------------
@@ -194,7 +204,7 @@ def _stages(sweep: Sweep, store: str | Path) -> Iterator[Stage]:
         yield stage
         if not _is_done(sweep, stage, store):
             return
-        rows += _rows(sweep, stage, store)
+        rows += [_row(*found) for found in _students_of_stage(sweep, stage, store)]
         found = sweet_spot(pd.DataFrame(rows, columns=COLUMNS))
         around = tuple(teacher for teacher in neighbours(found.best, sweep, number + 1) if teacher not in seen)
         if not around:

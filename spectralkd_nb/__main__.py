@@ -21,7 +21,7 @@ from spectralkd_nb.experiments import compare_methods, finished_runs, planned_ru
 from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
-from spectralkd_nb.experiments.responses import TEMPERATURES, sweep_responses
+from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses, sweep_responses
 from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.experiments.sweep import sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
@@ -73,6 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
     said.add_argument("out", type=Path, help="CSV file to write, one row a teacher, kind of images and temperature")
     said.add_argument("--temperatures", type=float, nargs="+", default=TEMPERATURES, help="of the soft targets")
     said.set_defaults(run=write_sweep_responses)
+    shipped = commands.add_parser("responses", help="what shipped networks of a data set say of similarity, into CSV")
+    shipped.add_argument("data", help="photographs, cifar100, or an .npz file of either")
+    shipped.add_argument("out", type=Path, help="CSV file to write, one row a network, epoch, images and temperature")
+    shipped.add_argument("--train-images", type=int, help="at most so many training images")
+    shipped.set_defaults(run=write_responses)
     spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
     add_grid_table(spectra, "one row a ring")
     spectra.set_defaults(run=write_grid_spectra)
@@ -166,6 +171,14 @@ def write_sweep_responses(options: argparse.Namespace) -> None:
     table = sweep_responses(options.sweep, options.store, options.temperatures)
     if not len(table):
         raise ValueError(f"{options.store} holds no taught student of {options.sweep}; {options.out} was left as it is")
+    write_table(table, options.out, "%.6g")
+    print(f"{len(table)} responses measured -> {options.out}")
+
+
+def write_responses(options: argparse.Namespace) -> None:
+    """What `shipped_responses` finds, to six digits."""
+    require_writable(options.out)
+    table = shipped_responses(open_dataset(options.data), train_images=options.train_images)
     write_table(table, options.out, "%.6g")
     print(f"{len(table)} responses measured -> {options.out}")
 

@@ -16,8 +16,10 @@ from spectralkd_nb import course, pictures
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law import Setting
+from spectralkd_nb.experiments import SweetSpot, Teacher
 from spectralkd_nb.losses import nst_loss, spectral_shape_loss
 from spectralkd_nb.networks import build
+from spectralkd_nb.teacher_quality import permuted_by_image, smoothed_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -447,6 +449,94 @@ def test_four_channels_are_judged_by_their_discrepancy_and_told_the_least():
     ],
 )
 def test_no_answer_at_all_leaves_an_exercise_of_lesson_5_open(verdict):
+    assert not verdict().solved
+    assert " is open: replace None by " in verdict().text
+
+
+# --- lesson 6 -----------------------------------------------------------------------------------
+
+SPOT = SweetSpot(
+    best=Teacher("vgg8", 8, 4), accuracy=70.0, candidates=(), margin=1.0, deviation=1.2, teachers=40, seeds=3,
+    most_accurate=Teacher("vgg8", 8, 4), gain=None, over_alone=None, confidence=0.95,
+)  # fmt: skip
+
+
+def two_teachers() -> tuple[torch.Tensor, torch.Tensor]:
+    late = 8 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    return late, late / 3
+
+
+def equal_doubt(temperature: object) -> course.Verdict:
+    return course.check_equal_doubt(temperature, *two_teachers())
+
+
+@pytest.mark.parametrize("answer", ["4", "", [], [4.0], {}, 1j, math.nan, math.inf, 0, -1, True, 10**400, np.ones(2)])
+def test_what_is_no_temperature_is_told_so(answer):
+    assert refused(equal_doubt(answer), "6.1").endswith(f"{answer!r} is no temperature between 0 and 1000.")
+
+
+@pytest.mark.parametrize("answer", [3, 3.0, np.float32(3), torch.tensor(3.0), np.int64(3)])
+def test_the_temperature_that_undoes_a_division_is_right(answer):
+    assert equal_doubt(answer).solved
+
+
+@pytest.mark.parametrize("answer", [1, 2.5, 3.5, 900])
+def test_another_temperature_is_told_what_it_makes(answer):
+    assert re.search(r"names \d\.\d\d classes an image, and the early one \d\.\d\d at T = 1", equal_doubt(answer).text)
+    refused(equal_doubt(answer), "6.1")
+
+
+def evenly(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Written out: where others are equal, their common logit is what leaves the label its probability."""
+    others = logits.masked_fill(torch.nn.functional.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    common = 4 * (torch.logsumexp(others / 4, 1, keepdim=True) - math.log(logits.shape[1] - 1))
+    return torch.where(others == -torch.inf, logits, common)
+
+
+def test_an_even_spread_may_be_written_in_any_way():
+    assert course.check_even_spread(evenly).solved
+    assert course.check_even_spread(lambda logits, labels: evenly(logits, labels) - 7).solved
+
+
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        (4, "is no function"),
+        (lambda logits: logits, "it ends with TypeError"),
+        (lambda logits, labels: None, "it has to return logits of shape (40, 7)"),
+        (lambda logits, labels: logits[:, :3], "it has to return logits of shape (40, 7)"),
+        (lambda logits, labels: logits * math.nan, "it returns no logits"),
+        (lambda logits, labels: logits, "two other classes of one image differ"),
+        (permuted_by_image, "two other classes of one image differ"),
+        (lambda logits, labels: smoothed_labels(logits, labels, 0.3, 4), "has lost or won"),
+        (lambda logits, labels: evenly(logits / 2, labels), "has lost or won"),
+    ],
+)
+def test_a_control_that_is_no_even_spread_is_told_why(control, why):
+    assert why in refused(course.check_even_spread(control), "6.2")
+
+
+@pytest.mark.parametrize("answer", ["1", [], {}, math.nan, math.inf, True, 1j, np.ones(2)])
+def test_what_are_no_points_is_told_so(answer):
+    assert refused(course.check_winners_luck(answer, SPOT), "6.3").endswith(f"{answer!r} is no number of points.")
+
+
+def test_the_winners_luck_is_that_of_a_simulation():
+    draws = np.random.default_rng(0).normal(0, 1.2 / np.sqrt(3), (40_000, 40)).max(1).mean()
+    assert course.check_winners_luck(draws, SPOT).solved
+    assert "too few" in refused(course.check_winners_luck(0.9 * draws, SPOT), "6.3")
+    assert "too many" in refused(course.check_winners_luck(1.1 * draws, SPOT), "6.3")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda: equal_doubt(None),
+        lambda: course.check_even_spread(None),
+        lambda: course.check_winners_luck(None, SPOT),
+    ],
+)
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_6_open(verdict):
     assert not verdict().solved
     assert " is open: replace None by " in verdict().text
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from spectralkd_nb.datasets import LabelledImages, augment, draw_views, open_dataset
+from spectralkd_nb.datasets import LabelledImages, augment, draw_views, open_dataset, rotated
 from spectralkd_nb.datasets.files import read_folder, read_npz
 from spectralkd_nb.datasets.labelled import order_free_hash
 from spectralkd_nb.datasets.patches import MARGIN, _places, photograph_patches
 from spectralkd_nb.pictures import photographs
+from spectralkd_nb.spectra import fit_power_law, radial_spectrum
 
 
 def some_images(n: int = 12, size: int = 6, seed: int = 0) -> torch.Tensor:
@@ -238,5 +239,94 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="holds train but no test"):
         read_folder(tmp_path)
-    with pytest.raises(ValueError, match="no data set 'imagenet'; name photographs, cifar10, cifar100"):
+    with pytest.raises(ValueError, match="no data set 'imagenet'; name photographs, fields, cifar10, cifar100"):
         open_dataset("imagenet")
+
+
+# --- random fields ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return open_dataset("fields")
+
+
+def grey(images):
+    return images[:, 0].double() / 255
+
+
+def test_the_fields_are_four_exponents_in_four_directions(fields):
+    assert len(fields.classes) == 16
+    assert fields.train_images.shape == (1600, 3, 32, 32)
+    assert fields.test_images.shape == (2400, 3, 32, 32)
+    assert fields.train_labels.bincount().tolist() == [100] * 16
+    assert fields.test_labels.bincount().tolist() == [150] * 16
+    assert fields.classes[:2] == ("alpha 1.0 at 0", "alpha 1.0 at 45")
+    assert not fields.flip
+
+
+def test_fields_have_one_brightness_and_one_contrast_and_no_colour(fields):
+    values = fields.train_images.double() / 255
+    assert (values[:, 0] == values[:, 2]).all()
+    assert values.mean((1, 2, 3)).sub(0.5).abs().max() < 0.01
+    assert values.std((1, 2, 3)).sub(0.2).abs().max() < 0.01
+
+
+def test_the_spectrum_of_a_class_has_its_exponent(fields):
+    for label, name in enumerate(fields.classes):
+        own = grey(fields.test_images[fields.test_labels == label])
+        fit = fit_power_law(radial_spectrum(own, edges="hann").average(), band=(0.1, 0.45))
+        assert float(fit.alpha) == pytest.approx(float(name.split()[1]), abs=0.12), name
+
+
+def test_the_spectrum_of_a_class_has_most_power_in_its_direction_and_least_across(fields):
+    for label, name in enumerate(fields.classes):
+        own = grey(fields.test_images[fields.test_labels == label])
+        spectrum = radial_spectrum(own, edges="hann", sectors=4).average()
+        power = spectrum.power[:, 4:12].log().mean(1)
+        direction = float(name.split()[-1])
+        assert float(spectrum.orientation[power.argmax()]) == direction, name
+        assert float(spectrum.orientation[power.argmin()]) == (direction + 90) % 180, name
+        assert float(power.max() - power.min()) == pytest.approx(2 * 0.4 * 0.9, abs=0.15)  # 0.9: mean over a sector
+
+
+def test_the_divergence_of_two_laws_is_that_of_its_definition(fields):
+    """KL(P || Q) + KL(Q || P) of complex Gaussian modes, both summed up in numpy over the whole plane."""
+    fy, fx = np.meshgrid(np.fft.fftfreq(32), np.fft.fftfreq(32), indexing="ij")
+    radius, angle = np.hypot(fy, fx), np.arctan2(fy, fx)
+    shown = (radius > 0) & (radius < 0.5)
+    law = {}
+    for label, name in enumerate(fields.classes):
+        alpha, direction = float(name.split()[1]), np.deg2rad(float(name.split()[-1]))
+        power = radius[shown] ** -alpha * np.exp(0.4 * np.cos(2 * (angle[shown] - direction)))
+        law[label] = power / power.sum()
+    for first, second in ((0, 1), (0, 2), (0, 4), (3, 13), (5, 15)):
+        p, q = law[first], law[second]
+        there, back = (a / b - 1 - np.log(a / b) for a, b in ((p, q), (q, p)))
+        assert float(fields.similarity[first, second]) == pytest.approx(-(there + back).mean(), rel=1e-9)
+
+
+def test_a_field_is_most_like_its_neighbour_in_alpha(fields):
+    similarity = fields.similarity
+    torch.testing.assert_close(similarity, similarity.T)
+    assert (similarity.diagonal() == 0).all()
+    nearest = similarity.masked_fill(torch.eye(16, dtype=torch.bool), -torch.inf).argmax(1)
+    assert (nearest % 4 == torch.arange(16) % 4).all()
+    assert ((nearest // 4 - torch.arange(16) // 4).abs() == 1).all()
+
+
+def test_fields_follow_from_their_seed(fields):
+    few = {"train": 2, "test": 3}
+    assert open_dataset("fields", **few).fingerprint == open_dataset("fields", **few).fingerprint
+    assert open_dataset("fields", **few).fingerprint != open_dataset("fields", seed=1, **few).fingerprint
+
+
+def test_what_is_known_of_classes_goes_with_their_images_and_not_with_turned_ones(fields):
+    assert torch.equal(fields.held_out(4).similarity, fields.similarity)
+    assert rotated(open_dataset("fields", train=1, test=1)).similarity is None
+
+
+@pytest.mark.parametrize("options", [{"size": 7}, {"train": 0}, {"test": 0}])
+def test_fields_that_would_show_nothing_are_refused(options):
+    with pytest.raises(ValueError, match="give 8 pixels or more, and a patch or more of each"):
+        open_dataset("fields", **options)

@@ -1,21 +1,25 @@
 """Every figure is drawn from what the package measures, carries its numbers in words, and is a small PNG."""
 
 import io
+import itertools
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
 from PIL import Image
 
 from spectralkd_nb import losses, operations, pictures, plots, spectra
 from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
+from spectralkd_nb.experiments.predictors import ladder, predictors
+from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot, teachers_of
 from spectralkd_nb.losses.selectivity import nst_loss
 from spectralkd_nb.plots import style
+from spectralkd_nb.teacher_quality import RankCorrelation, soft_targets
 
 LAYERS = pd.DataFrame(
     {
@@ -63,6 +67,67 @@ RUNS = pd.DataFrame(
 
 
 GAINS = {"paper": {"KD": 1.5, "NST": 0.25}, "ours": {"NST": (-0.5, -1.0, 0.0), "both": (2.0, 1.25, 2.75)}}
+
+
+LADDER = [Teacher(f"vgg8x{width}", 32, 36) for width in (0.0625, 0.125, 0.25, 0.5)]
+SEARCH = {
+    "coarse": [Teacher(f"vgg8x{w}", b, e) for w in (0.125, 0.25, 0.5) for b in (8, 32, 128) for e in (4, 12, 36, 108)],
+    "refined 1": [Teacher("vgg8x0.25", b, e) for b in (16, 32, 64) for e in (21, 36, 62) if (b, e) != (32, 36)],
+    "confirmation": [*LADDER, Teacher("vgg8x0.5", 8, 108), Teacher("vgg8x0.25", 64, 62)],
+}
+MEASURES = ("entropy", "effective_classes", "non_target_mass", "similarity", "calibration_error")
+CLASSES = [f"alpha {alpha} at {angle}" for alpha in (1.0, 1.3, 1.6, 1.9) for angle in (0, 45, 90, 135)]
+TRAINING = pd.DataFrame(
+    [
+        {
+            "epoch": epoch,
+            "images": images,
+            "temperature": temperature,
+            "accuracy": 100 - 60 / epoch,
+            "effective_classes": 1 + temperature / epoch,
+            "non_target_mass": temperature / 10 / epoch,
+            "similarity": 0.5 - epoch / 200,
+            "calibration_error": 0.1,
+        }
+        for epoch in (1, 2, 4, 36)
+        for images in ("training", "test")
+        for temperature in (1.0, 4.0)
+    ]
+)
+
+
+def sweep() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a sweep finds whose students are best where a teacher has learnt neither little nor much, and responses."""
+    rng = np.random.default_rng(0)
+    rows, responses = [], []
+    for step, teachers in SEARCH.items():
+        for seed in range(5) if step == "confirmation" else (100, 101, 102):
+            if step != "refined 1":
+                rows.append({"step": step, "seed": seed, "student_accuracy": 76.5 + 0.8 * rng.normal()})
+            for teacher in teachers:
+                learnt = np.log2(float(teacher.network[5:]) / 0.125 * 32 / teacher.batch_size * teacher.epochs / 12)
+                told = {"step": step, **vars(teacher), "seed": seed}
+                accuracy = 84 - 26 * np.exp(-0.55 * (learnt + 3.2)) + 0.5 * rng.normal()
+                student = 79.5 - 0.1 * (learnt - 1.6) ** 2 + 0.4 * rng.normal()
+                rows.append(told | {"learning_rate": 0.1, "teacher_accuracy": accuracy, "student_accuracy": student})
+                for temperature in (1.0, 4.0):
+                    mass = 1 / (1 + np.exp(1.2 * learnt + 3 - 1.5 * temperature))
+                    said = (2.6 * mass, np.exp(2.6 * mass), mass, 0.4 + 0.05 * rng.normal(), mass / 3)
+                    told |= {"temperature": temperature, **dict(zip(MEASURES, said, strict=True))}
+                    responses += [told | {"images": images} for images in ("training", "test")]
+    return pd.DataFrame(rows), pd.DataFrame(responses)
+
+
+SWEEP, RESPONSES = sweep()
+
+
+def similarities() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of 16 classes: one that has its highest mean of both directions at 4 and 7, and one with equal pairs."""
+    similarity = torch.rand(16, 16, generator=generator())
+    similarity[4, 7], similarity[7, 4], similarity[2, 2], similarity[1, 0] = 1.5, 1.4, 9.0, 1.6
+    reference = torch.zeros(16, 16)
+    reference[[0, 1, 5, 6], [1, 0, 6, 5]] = 1.0
+    return similarity, reference
 
 
 def profile(
@@ -155,6 +220,14 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         ),
         "cosines_between_channels": plots.cosines_between_channels({"a": features()[0], "b": features()[1]}, "layers"),
         "gains": plots.gains(GAINS, "two sources"),
+        "soft_targets_of": plots.soft_targets_of(
+            torch.rand(3, 32, 32, generator=generator()), torch.arange(16.0), 14, CLASSES, 4, "a teacher, picture 1"
+        ),
+        "response_through_training": plots.response_through_training(TRAINING, 4),
+        "similarity_matrices": plots.similarity_matrices(*similarities(), CLASSES, RankCorrelation(0.25, 0.012, 120)),
+        "teacher_heat_maps": plots.teacher_heat_maps(SWEEP, RESPONSES, 4),
+        "what_predicts": plots.what_predicts(SWEEP, RESPONSES, 4),
+        "capacity_gap": plots.capacity_gap(SWEEP, LADDER),
     }
 
 
@@ -682,7 +755,7 @@ def test_titles_of_sources_stand_apart_and_that_of_the_figure_only_where_there_i
     told = ["paper, CIFAR-10", "RepDistiller,\n5 pairs", "paper,\nCIFAR-100", "twenty\nletters, long"]
     assert [title.get_text() for title in titles] == told
     boxes = [title.get_window_extent() for title in titles]
-    assert all(left.x1 + 5 < right.x0 for left, right in pairwise(boxes))
+    assert all(left.x1 + 5 < right.x0 for left, right in itertools.pairwise(boxes))
     words = [text.get_text() for text in drawn.figure.texts]
     assert words == ["points of accuracy above the student alone"]
     assert "two sources" in [text.get_text() for text in figures["gains"].figure.texts]
@@ -695,3 +768,224 @@ def test_arrows_of_neighbours_lie_one_inside_the_other():
     radii = {round(float(np.rad2deg(np.arctan2(y, x))) % 360): np.hypot(x, y) for x, y in (a[0] for a in arrows(drawn))}
     assert len({round(radii[angle], 6) for angle in (5, 15, 355)}) == 3
     assert radii[150] == pytest.approx(max(radii.values()))
+
+
+# --- which teacher teaches best ------------------------------------------------------------------
+
+
+def overlapping(drawn: plots.CaptionedFigure) -> list[tuple[str, str]]:
+    """Pairs of texts that touch, and texts that the figure's edge cuts."""
+    drawn.figure.draw_without_rendering()
+    unseen = set()  # labels of ticks beyond the ends of their axis, which are not drawn
+    for axis in (one for axes in drawn.figure.axes for one in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        beyond = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+        unseen |= {id(label) for tick in beyond for label in (tick.label1, tick.label2)}
+    texts = [text for text in drawn.figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if id(text) not in unseen]
+    canvas = drawn.figure.bbox
+    cut = [
+        (name, "edge")
+        for name, box in boxes
+        if not (canvas.x0 <= box.x0 and box.x1 <= canvas.x1 and canvas.y0 <= box.y0 and box.y1 <= canvas.y1)
+    ]
+    pairs = itertools.combinations(boxes, 2)
+    return cut + [(one, other) for (one, box), (other, that) in pairs if box.padded(-1).overlaps(that.padded(-1))]
+
+
+def panel_values(axis) -> np.ndarray:
+    return np.ma.filled(axis.images[0].get_array().astype(float), np.nan)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("soft_targets_of", "response_through_training", "similarity_matrices"),
+        *("teacher_heat_maps", "what_predicts", "capacity_gap"),
+    ],
+)
+def test_figures_of_teachers_have_no_texts_that_touch_and_short_captions(figures, name):
+    assert overlapping(figures[name]) == []
+    assert len(figures[name].caption) <= 235
+
+
+def test_long_names_of_classes_are_cut_and_touch_nothing():
+    names = [f"a class whose name is long, {i}" for i in range(16)]
+    image, logits = torch.rand(3, 32, 32, generator=generator()), torch.linspace(0, 40, 16)
+    drawn = [
+        plots.soft_targets_of(image, logits, 0, names, 1, "a teacher"),
+        plots.similarity_matrices(*similarities(), names, RankCorrelation(0.25, 0.012, 120), "a network"),
+    ]
+    assert [overlapping(one) for one in drawn] == [[], []]
+
+
+def test_soft_targets_are_bars_and_faint_ones_dots():
+    image, logits = torch.rand(3, 8, 8, generator=generator()), torch.tensor([0.0, 30.0, 2.0, 27.0])
+    states = [plots.soft_targets_of(image, logits, 2, list("abcd"), t, "it") for t in (1, 4)]
+    for drawn, temperature in zip(states, (1, 4), strict=True):
+        shares = soft_targets(logits[None].double(), temperature)[0].numpy()
+        bars = drawn.figure.axes[1].patches
+        ends = [bar.get_x() + bar.get_width() for bar in bars]
+        np.testing.assert_allclose(ends, shares.clip(1e-6), rtol=1e-6)
+        assert [bool(bar.get_hatch()) for bar in bars] == [False, False, True, False]
+        assert len({bar.get_facecolor() for bar in bars}) == 2
+        dots = drawn.figure.axes[1].lines[0]
+        assert dots.get_ydata().tolist() == np.flatnonzero(shares <= 1e-6).tolist()
+        assert f"it, T = {temperature}: c, the label, " in drawn.caption
+        assert f"most likely of the others b {shares[1]:.3f} and d {shares[3]:.3f}; " in drawn.caption
+        counted = np.exp(-(shares * np.log(shares)).sum())
+        assert drawn.caption.endswith(f"; {counted:.2f} effective classes of 4.")
+    assert states[0].caption.startswith("it, T = 1: c, the label, 7e-13; ")
+    assert places(states[0]) == places(states[1])
+    with pytest.raises(ValueError, match="there is no class 4; there are 4"):
+        plots.soft_targets_of(image, logits, 4, list("abcd"), 1, "it")
+    with pytest.raises(ValueError, match=r"logits \(4,\) and 3 names"):
+        plots.soft_targets_of(image, logits, 0, list("abc"), 1, "it")
+
+
+def test_a_response_is_followed_through_a_training(figures):
+    drawn = figures["response_through_training"]
+    assert drawn.caption == (
+        "Training images at T = 4, epoch 1 to 36: accuracy 40.0 to 98.3 %, effective classes 5.00 to 1.11, "
+        "non-target mass 0.400 to 0.011, similarity 0.49 to 0.32."
+    )
+    assert [len(axis.lines) for axis in drawn.figure.axes] == [2, 2, 2, 2]
+    assert [label.get_text() for label in drawn.figure.axes[2].get_xticklabels()] == ["1", "2", "4", "36"]
+    other = plots.response_through_training(TRAINING, 1)
+    assert places(drawn) == places(other)
+    assert [axis.axis() for axis in drawn.figure.axes] == [axis.axis() for axis in other.figure.axes]
+    assert drawn.caption != other.caption
+    before = pd.concat([TRAINING[TRAINING.epoch == 1].assign(epoch=0), TRAINING])
+    assert "epoch 0 to 36" in plots.response_through_training(before, 4).caption
+    with pytest.raises(ValueError, match="nothing of temperature 2; there are 1, 4"):
+        plots.response_through_training(TRAINING, 2)
+    with pytest.raises(ValueError, match="nothing of training images"):
+        plots.response_through_training(TRAINING[TRAINING.images == "test"], 4)
+    with pytest.raises(ValueError, match="takes one network, and these are a, b"):
+        plots.response_through_training(pd.concat([TRAINING.assign(network=name) for name in "ab"]), 4)
+
+
+def test_similarities_are_drawn_without_their_diagonal_and_told_by_their_closest_pairs(figures):
+    drawn = figures["similarity_matrices"]
+    assert drawn.caption == (
+        "Similarity of 16 classes: rho 0.25 with the reference, p = 0.012; most alike: alpha 1.3 at 0 and alpha 1.3 at "
+        "135 to the network, alpha 1.0 at 0 and alpha 1.0 at 45 (one of 2 pairs) in the reference."
+    )
+    for axis, matrix in zip([axis for axis in drawn.figure.axes if axis.images], similarities(), strict=True):
+        values = panel_values(axis)
+        assert np.isnan(values.diagonal()).all()
+        off = ~np.eye(16, dtype=bool)
+        np.testing.assert_allclose(values[off], matrix.numpy()[off], rtol=1e-6)
+        assert [label.get_text() for label in axis.get_xticklabels()] == CLASSES
+    with pytest.raises(ValueError, match=r"shape \(16, 16\) for 2 names"):
+        plots.similarity_matrices(*similarities(), ["a", "b"], RankCorrelation(0, 1, 1))
+
+
+def test_heat_maps_hold_the_means_of_the_search_and_mark_what_it_found(figures):
+    drawn, spot, means = figures["teacher_heat_maps"], sweet_spot(SWEEP), teachers_of(SWEEP)
+    left, measure, right = (axis for axis in drawn.figure.axes if axis.images)
+    rows = [label.get_text() for label in left.get_yticklabels()]
+    assert rows[:4] == ["x0.125 · 8", "x0.125 · 32", "x0.125 · 128", "x0.25 · 8"]
+    assert rows[4:8] == ["x0.25 · 16", "x0.25 · 32", "x0.25 · 64", "x0.25 · 128"]
+    columns = [int(label.get_text()) for label in left.get_xticklabels()]
+    assert columns == [4, 12, 21, 36, 62, 108]
+    searched = means[(means.step != "confirmation") & means.network.notna()]
+    said = RESPONSES[(RESPONSES.images == "training") & (RESPONSES.temperature == 4)]
+    said = said[said.step != "confirmation"].groupby(["network", "batch_size", "epochs"]).effective_classes.mean()
+    for one in searched.itertuples():
+        cell = rows.index(f"{one.network[4:]} · {one.batch_size}"), columns.index(one.epochs)
+        assert panel_values(left)[cell] == pytest.approx(one.teacher_accuracy)
+        assert panel_values(right)[cell] == pytest.approx(one.student_accuracy)
+        assert panel_values(measure)[cell] == pytest.approx(said[one.network, one.batch_size, one.epochs])
+    assert all(
+        np.isfinite(panel_values(axis)).sum() == 44 == len(axis.texts) - (axis is left)
+        for axis in (left, measure, right)
+    )
+    marks = {marker: sum(line.get_marker() == marker for line in right.lines) for marker in "*oD"}
+    assert marks == {"*": 1, "o": len(spot.candidates) - 1, "D": 0}
+    (star,) = (line for line in right.lines if line.get_marker() == "*")
+    row, column = round(float(star.get_ydata()[0]) + 0.27), round(float(star.get_xdata()[0]) - 0.34)
+    assert (rows[row], columns[column]) == (f"{spot.best.network[4:]} · {spot.best.batch_size}", spot.best.epochs)
+    assert [line.get_marker() for line in left.lines if line.get_marker() in "*oD"] == ["D"]
+    assert drawn.caption.startswith(
+        f"44 teachers: best is {spot.best} (students {spot.accuracy:.1f} %), most accurate "
+    )
+    assert f"{spot.most_accurate} (" in drawn.caption
+    assert drawn.caption.endswith(f"effective classes at T = 4 from {said.min():.2f} to {said.max():.2f}.")
+
+
+def test_heat_maps_stand_still_and_tell_of_each_state():
+    states = [plots.teacher_heat_maps(SWEEP, RESPONSES, 4, measure) for measure in MEASURES]
+    states.append(plots.teacher_heat_maps(SWEEP, RESPONSES, 1, MEASURES[0]))
+    assert len({state.caption for state in states}) == len(states)
+    assert len({str(places(state)) for state in states}) == 1
+    named = SWEEP.assign(network=SWEEP.network.replace({"vgg8x0.5": "wrn-16-2"}))
+    responses = RESPONSES.assign(network=RESPONSES.network.replace({"vgg8x0.5": "wrn-16-2"}))
+    labels = plots.teacher_heat_maps(named, responses, 4).figure.axes[0].get_yticklabels()
+    assert (labels[0].get_text(), labels[-1].get_text()) == ("vgg8x0.125 · 8", "wrn-16-2 · 128")
+
+
+def test_heat_maps_refuse_what_they_cannot_draw():
+    with pytest.raises(ValueError, match="no measure 'accuracy'; choose one of entropy, effective_classes"):
+        plots.teacher_heat_maps(SWEEP, RESPONSES, 4, "accuracy")
+    with pytest.raises(
+        ValueError, match="no responses to training images at temperature 3; of the search there are 1, 4"
+    ):
+        plots.teacher_heat_maps(SWEEP, RESPONSES, 3)
+    with pytest.raises(ValueError, match="no teacher of the search has a value of entropy at temperature 4"):
+        plots.teacher_heat_maps(SWEEP, RESPONSES.assign(entropy=np.nan), 4, "entropy")
+    with pytest.raises(ValueError, match="there is nothing to show"):
+        plots.teacher_heat_maps(SWEEP[SWEEP.step == "confirmation"], RESPONSES, 4)
+
+
+def test_predictors_are_drawn_against_what_students_learnt(figures):
+    drawn, ranked = figures["what_predicts"], predictors(SWEEP, RESPONSES, 4).set_index("measure")
+    assert [axis.get_title().replace("−", "-") for axis in drawn.figure.axes] == [
+        f"ρ = {rho:+.2f}" for rho in ranked.rho
+    ]
+    for axis in drawn.figure.axes:
+        assert len({line.get_marker() for line in axis.lines}) == 3
+        assert sum(len(line.get_xdata()) for line in axis.lines) == 44
+        assert axis.get_ylim() == drawn.figure.axes[0].get_ylim()
+    order = ranked.rho.abs().sort_values(ascending=False).index
+    names = {name: name.replace("_", " ") for name in ranked.index}
+    names |= {"teacher_accuracy": "teacher's accuracy", "non_target_mass": "non-target mass"}
+    for told, name in zip(("most closely", "least"), (order[0], order[-1]), strict=True):
+        one = ranked.loc[name]
+        assert f"{told} {names[name]} (rho {one.rho:+.2f}, {one.lower:+.2f} to {one.upper:+.2f})" in drawn.caption
+    other = plots.what_predicts(SWEEP, RESPONSES, 1)
+    assert places(drawn) == places(other)
+    assert drawn.caption != other.caption
+    assert overlapping(other) == []
+    same = {"effective_classes": 2.0, "non_target_mass": 0.5, "similarity": 0.1}
+    told = plots.what_predicts(SWEEP, RESPONSES.assign(**same), 4)
+    assert [axis.get_title() for axis in told.figure.axes[1:]] == ["ρ is not defined"] * 3
+
+
+def test_a_ladder_shows_teachers_by_their_parameters_beside_students_alone(figures):
+    drawn, steps = figures["capacity_gap"], ladder(SWEEP, LADDER)
+    assert drawn.caption.startswith(
+        "vgg8 teachers, batches of 32, 36 epochs, 5 seeds, accuracy and that of their students"
+    )
+    for one in steps.itertuples():
+        students = f"{one.student_accuracy:.1f} ± {(one.student_upper - one.student_lower) / 2:.1f}"
+        whose = f"{one.network[4:]} {one.teacher_accuracy:.1f}," if isinstance(one.network, str) else "students alone"
+        assert f"{whose} {students}" in drawn.caption
+    left, right = drawn.figure.axes
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        "x0.0625\n16",
+        "x0.125\n62",
+        "x0.25\n247",
+        "x0.5\n983",
+    ]
+    assert right.lines[0].get_ydata() == pytest.approx(steps.student_accuracy[:4])
+    assert len(right.patches) == 1
+    others = dict(zip([one.network for one in LADDER], ("resnet8", "resnet14", "wrn-16-2", "resnet20"), strict=True))
+    slanted = plots.capacity_gap(
+        SWEEP.assign(network=SWEEP.network.replace(others)), [Teacher(name, 32, 36) for name in others.values()]
+    )
+    assert slanted.figure.axes[0].get_xticklabels()[0].get_rotation() == 30
+    assert slanted.caption.startswith("Teachers, batches of 32, 36 epochs, 5 seeds, ")
+    without = plots.capacity_gap(SWEEP[SWEEP.network.notna()], LADDER)
+    assert "alone" not in without.caption
+    assert not without.figure.axes[1].patches

@@ -1,8 +1,9 @@
-"""What is committed in data/results follows from its grids: no run is missing, and the cheapest comes out again."""
+"""What is committed in data/results follows from its grids and sweeps: nothing is missing, the cheapest comes again."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,13 @@ import pytest
 from spectralkd_nb import data_path
 from spectralkd_nb.experiments import do_run, planned_runs, read_records, results_of, summary
 from spectralkd_nb.experiments.spectra import TEACHER, stored_spectrum
+from spectralkd_nb.experiments.sweep import COLUMNS, Stage, _student_plans, _teacher_plans, neighbours, read_sweep
+from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
 
-PLANNED = sorted(path.stem for path in data_path("results").glob("*.toml"))
+FILES = sorted(path.stem for path in data_path("results").glob("*.toml"))
+SWEEPS = [name for name in FILES if "teachers" in tomllib.loads(data_path(f"results/{name}.toml").read_text())]
+SWEPT = [name for name in SWEEPS if data_path(f"results/{name}.csv").exists()]
+PLANNED = [name for name in FILES if name not in SWEEPS]
 GRIDS = [grid for grid in PLANNED if data_path(f"results/{grid}.jsonl").exists()]
 LESSON = "distillation_photographs"
 
@@ -24,6 +30,7 @@ def records_of(grid: str) -> list:
 
 def test_there_are_records():
     assert LESSON in GRIDS
+    assert {"teachers_photographs", "teachers_fields"} <= set(SWEPT)
 
 
 @pytest.mark.parametrize("grid", PLANNED)
@@ -77,3 +84,63 @@ def test_the_spectra_are_those_of_the_grids_students():
         stored_spectrum(table, "alone", "layer9", 0, 0)
     with pytest.raises(ValueError, match="the table has several"):
         stored_spectrum(table, "alone", layers[0])
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+
+def table_of(sweep: str) -> pd.DataFrame:
+    return pd.read_csv(data_path(f"results/{sweep}.csv"))
+
+
+def teachers_in(table: pd.DataFrame, step: str) -> set[Teacher]:
+    own = table[(table.step == step) & table.network.notna()]
+    return {Teacher(*which) for which in own[["network", "batch_size", "epochs"]].itertuples(index=False)}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_can_be_read(name):
+    assert read_sweep(data_path(f"results/{name}.toml")).coarse
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_the_steps_of_a_sweep_follow_from_one_another(name):
+    sweep, table = read_sweep(data_path(f"results/{name}.toml")), table_of(name)
+    assert list(table.columns) == COLUMNS
+    assert teachers_in(table, "coarse") == set(sweep.coarse)
+    first = sweet_spot(table[table.step == "coarse"])
+    assert teachers_in(table, "refined 1") == set(neighbours(first.best, sweep, 1)) - set(sweep.coarse)
+    found = sweet_spot(table)
+    assert teachers_in(table, "confirmation") == {found.best, found.most_accurate, *sweep.also}
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_the_rows_of_a_sweep_are_the_runs_that_are_planned(name, tmp_path, monkeypatch):
+    sweep, table = read_sweep(data_path(f"results/{name}.toml")), table_of(name)
+    monkeypatch.setattr("spectralkd_nb.experiments.sweep.state_of", lambda *_: ("finished", ""))
+    for step, rows in table.groupby("step"):
+        last = step == "confirmation"
+        seeds, held_out = (
+            (sweep.confirmation["seeds"], 0) if last else (sweep.search["seeds"], sweep.search["held_out"])
+        )
+        stage = Stage(
+            step, tuple(teachers_in(table, step)), tuple(seeds), held_out, alone=step in ("coarse", "confirmation")
+        )
+        assert set(rows.teacher_run.dropna()) == {plan.folder for plan in _teacher_plans(sweep, stage)}
+        assert sorted(rows.student_run) == sorted(plan.folder for plan in _student_plans(sweep, stage, tmp_path))
+    assert not table.commit.str.contains(r"\+", na=True).any()
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_the_responses_of_a_sweep_are_of_its_teachers(name):
+    table, said = table_of(name), pd.read_csv(data_path(f"results/{name}_responses.csv"))
+    keys = ["step", "network", "batch_size", "epochs", "seed"]
+    taught = table.dropna(subset="network").set_index(keys)
+    test = said[(said.images == "test") & (said.temperature == 1)].set_index(keys)
+    assert sorted(test.index) == sorted(taught.index)
+    # Half precision, in which the teachers are kept, moves an image or two across a border.
+    assert (test.accuracy - taught.teacher_accuracy).abs().max() < 1
+    assert (said.groupby([*keys, "images", "temperature"]).size() == 1).all()
+    assert (said.effective_classes >= 1).all()
+    assert said.non_target_mass.between(0, 1).all()
+    assert said.agreement.between(0, 100).all()

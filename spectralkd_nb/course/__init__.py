@@ -5,6 +5,7 @@ from spectralkd_nb.course.exercises_2 import check_average_gap, check_relu_loss,
 from spectralkd_nb.course.exercises_3 import check_halved, check_still_point, check_straight_fall
 from spectralkd_nb.course.exercises_4 import check_equal_octaves, check_planned_seeds, check_shift_blind_loss
 from spectralkd_nb.course.exercises_5 import check_fooled_kernels, check_representatives, check_style_loss
+from spectralkd_nb.course.exercises_6 import check_equal_doubt, check_even_spread, check_winners_luck
 from spectralkd_nb.course.exercises_9 import check_confidence_step, check_steps
 from spectralkd_nb.course.lesson import Lesson, progress, start
 from spectralkd_nb.course.verdicts import Verdict
@@ -15,7 +16,9 @@ __all__ = [
     "check_average_gap",
     "check_band_exponents",
     "check_confidence_step",
+    "check_equal_doubt",
     "check_equal_octaves",
+    "check_even_spread",
     "check_fooled_kernels",
     "check_halved",
     "check_leaf_density",
@@ -29,6 +32,7 @@ __all__ = [
     "check_still_point",
     "check_straight_fall",
     "check_style_loss",
+    "check_winners_luck",
     "progress",
     "start",
 ]

@@ -74,9 +74,10 @@ def _divergences(size: int, laws: list[tuple[float, int]]) -> Tensor:
     """(classes, classes) symmetric Kullback-Leibler divergence of Gaussian fields by these laws, nats a mode.
 
     Of a complex mode with powers P and Q it is P / Q + Q / P - 2; each law is scaled to one variance, as patches are.
+    Modes inside the Nyquist circle: on it a wave has no direction of its own.
     """
     radius = torch.hypot(*mode_frequencies(size, size))
-    shown = radius > 0
+    shown = (radius > 0) & (radius < 0.5)
     weight = mode_weights(size).expand(size, -1)[shown]
     powers = torch.stack([radius[shown] ** -alpha * _directed(size, at)[shown] for alpha, at in laws])
     powers = powers / (powers * weight).sum(1, keepdim=True)

@@ -13,23 +13,37 @@ from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs
 from spectralkd_nb.experiments.plan import read_grid as read_grid
+from spectralkd_nb.experiments.predictors import ladder, predictors
 from spectralkd_nb.experiments.records import Record, read_records, results_of
 from spectralkd_nb.experiments.records import finished_runs as finished_runs
 from spectralkd_nb.experiments.records import grid_results as grid_results
 from spectralkd_nb.experiments.records import write_records as write_records
+from spectralkd_nb.experiments.responses import sweep_responses as sweep_responses
 from spectralkd_nb.experiments.spectra import stored_spectrum
+from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
+from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
+from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
 
 __all__ = [
     "Plan",
     "Record",
+    "SweetSpot",
+    "Teacher",
     "compare_methods",
+    "ladder",
     "method_step",
     "paired_difference",
     "planned_runs",
+    "predictors",
     "read_records",
     "results_of",
     "run_grid",
     "seeds_needed",
     "stored_spectrum",
+    "students_of",
     "summary",
+    "sweep_row",
+    "sweep_teachers",
+    "sweet_spot",
+    "teachers_of",
 ]

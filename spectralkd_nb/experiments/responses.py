@@ -1,4 +1,4 @@
-"""What the teachers of a sweep still said, and how far their students followed."""
+"""What the teachers of a sweep, and shipped networks, still say of similarity; how far students followed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import responses
 from spectralkd_nb.distillation.store import kept_name
+from spectralkd_nb.experiments.features import fewer
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.experiments.sweep import finished_students, read_sweep
-from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.teacher_quality import describe_response, fidelity, reference_similarity
 
 if TYPE_CHECKING:
@@ -57,9 +58,51 @@ def sweep_responses(
         if id(data) not in references:
             references[id(data)] = reference_similarity(data)
         told = {"step": step, **asdict(teacher), "seed": plan.seed}
-        pair = _student(plan, bench.store, len(data.classes)), bench.teacher_of(plan)
-        rows += [told | row for row in _described(*pair, data, references[id(data)], temperatures)]
+        student = _student(plan, bench.store, len(data.classes))
+        said = _described(bench.teacher_of(plan), data, references[id(data)], temperatures, student)
+        rows += [told | row for row in said]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def shipped_responses(
+    data: LabelledImages, temperatures: Sequence[float] = TEMPERATURES, train_images: int | None = None
+) -> pandas.DataFrame:
+    """`describe_response` of every network that is shipped for a data set, and of those shipped along a training.
+
+    Args:
+        data: the networks are those whose card has its fingerprint. temperatures: of the soft targets.
+        train_images: at most so many training images, the classes evenly; None for all.
+
+    Returns:
+        one row a network, epoch, kind of images and temperature: network; epoch, after which it was kept, 0 before
+        training, of a finished network the last; images, temperature and the measures as in `sweep_responses`.
+
+    Raises:
+        ValueError: no network is shipped for the data.
+    """
+    import pandas as pd
+
+    some, reference, rows = fewer(data, train_images), reference_similarity(data), []
+    for name, epoch, network in _shipped(data):
+        told = {"network": name, "epoch": epoch}
+        rows += [told | row for row in _described(network, some, reference, temperatures)]
+    if not rows:
+        raise ValueError(f"no shipped network was trained on {data.name} as it is here")
+    return pd.DataFrame(rows)
+
+
+def _shipped(data: LabelledImages) -> Iterator[tuple[str, int, nn.Module]]:
+    """Name, epoch and network of all that is shipped for the data; untrained ones have nothing to say."""
+    for card in _cards_of(data, epochs=False):
+        yield card["network"], card["recipe"]["epochs"], build(card["network"], card["classes"], pretrained=data.name)
+    for card in _cards_of(data, epochs=True):
+        for epoch, network in snapshots(card["network"], data.name).items():
+            if epoch:
+                yield card["network"], epoch, network
+
+
+def _cards_of(data: LabelledImages, epochs: bool) -> list[dict[str, Any]]:
+    return [card for card in shipped_networks(epochs) if card["data"]["fingerprint"] == data.fingerprint]
 
 
 def _student(plan: Plan, store: Path, classes: int) -> nn.Module:
@@ -68,18 +111,19 @@ def _student(plan: Plan, store: Path, classes: int) -> nn.Module:
 
 
 def _described(
-    student: nn.Module, teacher: nn.Module, data: LabelledImages, reference: Tensor, temperatures: Sequence[float]
+    network: nn.Module,
+    data: LabelledImages,
+    reference: Tensor,
+    temperatures: Sequence[float],
+    student: nn.Module | None = None,
 ) -> Iterator[dict[str, Any]]:
+    """The measures of a network, and of a student's fidelity to it if there is one, by images and temperature."""
     parts = {TRAINING: (data.train_images, data.train_labels), TEST: (data.test_images, data.test_labels)}
     for name, (images, labels) in parts.items():
-        ours, its = responses(student, data, images), responses(teacher, data, images)
+        its = responses(network, data, images)
+        ours = responses(student, data, images) if student is not None else None
         for temperature in temperatures:
             quality = asdict(describe_response(its, labels, reference, temperature))
             correlation = quality.pop("similarity")
-            yield {
-                "images": name,
-                **quality,
-                "similarity": correlation["rho"],
-                "similarity_p": correlation["p"],
-                **asdict(fidelity(ours, its, temperature)),
-            }
+            said = {"images": name, **quality, "similarity": correlation["rho"], "similarity_p": correlation["p"]}
+            yield said if ours is None else said | asdict(fidelity(ours, its, temperature))

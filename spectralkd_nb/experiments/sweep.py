@@ -140,13 +140,17 @@ def sweep_teachers(
     """
     sweep = read_sweep(sweep)
     for stage in _stages(sweep, store):
-        options = {"retry": retry, "callback": callback, "device": device}
-        run_plans(f"{sweep.name}, {stage.step}: teachers", _teacher_plans(sweep, stage), store, **options)
-        students = _student_plans(sweep, stage, store)
-        if not any(plan.teacher for plan in students):
-            raise ValueError(f"no teacher of the step {stage.step!r} is finished; the reasons lie in {store}")
-        run_plans(f"{sweep.name}, {stage.step}: students", students, store, **options)
+        _do(sweep, stage, store, retry=retry, callback=callback, device=device)
     return sweep_results(sweep, store)
+
+
+def _do(sweep: Sweep, stage: Stage, store: str | Path, **options: Any) -> None:
+    """Train the teachers of a stage, then their students."""
+    run_plans(f"{sweep.name}, {stage.step}: teachers", _teacher_plans(sweep, stage), store, **options)
+    students = _student_plans(sweep, stage, store)
+    if not any(plan.teacher for plan in students):
+        raise ValueError(f"no teacher of the step {stage.step!r} is finished; the reasons lie in {store}")
+    run_plans(f"{sweep.name}, {stage.step}: students", students, store, **options)
 
 
 def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Path) -> pandas.DataFrame:
@@ -162,6 +166,38 @@ def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Pa
     sweep = read_sweep(sweep)
     rows = [_row(*found) for found in finished_students(sweep, store)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def sweep_row(
+    sweep: Mapping[str, Any] | str | Path,
+    teacher: Teacher,
+    seed: int,
+    store: str | Path,
+    *,
+    callback: GridCallback | None = None,
+    device: str | torch.device | None = None,
+) -> pandas.Series:
+    """One row of a sweep's search alone: train one teacher, and a student from it.
+
+    Args:
+        sweep, store, callback, device: as for `sweep_teachers`. teacher: of any kind, also one that the sweep has not.
+        seed: of both.
+
+    Returns:
+        the row, as in `sweep_results`.
+
+    Raises:
+        ValueError: what `sweep_teachers` refuses; a run that failed.
+    """
+    import pandas as pd
+
+    sweep = read_sweep(sweep)
+    stage = Stage(COARSE, (teacher,), (seed,), sweep.search["held_out"], alone=False)
+    _do(sweep, stage, store, callback=callback, device=device)
+    rows = [_row(*found) for found in _students_of_stage(sweep, stage, store)]
+    if not rows:
+        raise ValueError(f"the student of {teacher} failed; the reason lies in {store}")
+    return pd.DataFrame(rows, columns=COLUMNS).iloc[0]
 
 
 def finished_students(sweep: Sweep, store: str | Path) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:

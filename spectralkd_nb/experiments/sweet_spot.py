@@ -27,7 +27,7 @@ class Teacher:
     epochs: int
 
     def __str__(self) -> str:
-        return f"{self.network}, batches of {self.batch_size}, {self.epochs} epochs"
+        return f"{self.network}, batches of {self.batch_size:.0f}, {self.epochs:.0f} epochs"
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,28 @@ def teachers_of(table: pandas.DataFrame) -> pandas.DataFrame:
     found = found.reset_index().astype({"batch_size": "Int64", "epochs": "Int64"})
     ranked = found.sort_values("student_accuracy", ascending=False, kind="stable")
     return ranked.sort_values("step", key=lambda steps: steps.map(order), kind="stable").reset_index(drop=True)
+
+
+def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFrame:
+    """The students of one step as runs, each teacher a method, for `compare_methods` and the figure of methods.
+
+    Args:
+        table: of `sweep_results`. step: one of its steps.
+    Returns:
+        student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
+        "alone"), seed, accuracy (percent).
+    Raises:
+        ValueError: the table has no such step.
+    """
+    own = table[table.step == step]
+    if own.empty:
+        raise ValueError(f"the table has no step {step!r}; it has {', '.join(map(repr, table.step.unique()))}")
+    named = [
+        "alone" if alone else str(Teacher(*which))
+        for alone, *which in zip(own.network.isna(), own.network, own.batch_size, own.epochs, strict=True)
+    ]
+    kept = {"student": "student", "teacher": None, "protocol": step, "method": named}
+    return own[["seed"]].assign(**kept, accuracy=own.student_accuracy).reset_index(drop=True)
 
 
 def _by_teacher(rows: pandas.DataFrame, values: str) -> pandas.DataFrame:

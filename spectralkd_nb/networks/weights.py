@@ -95,9 +95,13 @@ def build(
     return network
 
 
-def shipped_networks() -> list[dict[str, Any]]:
-    """The cards of the networks whose weights are shipped: data, recipe, seed, accuracy, commit, command."""
-    return _cards(WEIGHTS)
+def shipped_networks(epochs: bool = False) -> list[dict[str, Any]]:
+    """The cards of the networks whose weights are shipped: data, recipe, seed, accuracy, commit, command.
+
+    Args:
+        epochs: of those shipped at several moments of one training instead; see `snapshots`.
+    """
+    return _cards(EPOCHS if epochs else WEIGHTS)
 
 
 def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:

@@ -36,11 +36,20 @@ from spectralkd_nb.plots.spectra import (
     spectra_and_laws,
 )
 from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, use_style
+from spectralkd_nb.plots.teachers import (
+    capacity_gap,
+    response_through_training,
+    similarity_matrices,
+    soft_targets_of,
+    teacher_heat_maps,
+    what_predicts,
+)
 from spectralkd_nb.plots.training import training_curves
 
 __all__ = [
     "PALETTE",
     "CaptionedFigure",
+    "capacity_gap",
     "channel_exponents",
     "cosines_between_channels",
     "depth_profile",
@@ -64,13 +73,18 @@ __all__ = [
     "picture_and_power",
     "profile_gallery",
     "recursion",
+    "response_through_training",
     "rival_laws",
+    "similarity_matrices",
     "slopes_by_epoch",
+    "soft_targets_of",
     "spectra_and_laws",
     "spectra_while_learning",
+    "teacher_heat_maps",
     "training_curves",
     "two_pixel_sets",
     "use_style",
     "weighted_error",
     "what_a_gram_keeps",
+    "what_predicts",
 ]

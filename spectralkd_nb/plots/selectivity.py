@@ -28,8 +28,11 @@ from spectralkd_nb.plots.style import (
     PALETTE,
     WIDTH,
     CaptionedFigure,
+    cut,
     decades_around,
+    fixed_axis,
     new_figure,
+    put_title,
     show_map,
 )
 
@@ -50,16 +53,6 @@ WHITE = {"fc": "white", "ec": "none", "pad": 0.2}  # behind a text that lines cr
 ABOVE, ASIDE = 5, 3  # of a marker, points; of the line at zero, pixels
 NUMBER = {"ha": "center", "fontsize": 8, "zorder": 1.5, "bbox": WHITE}
 LONGEST_LABEL = 20  # characters in a line of a method's name
-
-
-def _axis(figure: Figure, left: float, bottom: float, width: float, height: float):
-    """At a fixed place, in inches: working a layout out takes longer than the drawing, and would move with a slider."""
-    across, upwards = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / upwards, width / across, height / upwards))
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.text(0.1 / WIDTH, 1 - 0.1 / figure.get_size_inches()[1], text, fontsize=10, va="top")
 
 
 def _bare(axis) -> None:
@@ -101,23 +94,23 @@ def most_excited(
     cell = 7.1 / shown  # inches, of which a picture leaves a little
     side = FILLING * cell
     figure = Figure(figsize=(WIDTH, 0.9 + 2 * side))
-    below, above = (_axis(figure, 0.1, bottom, 7.1, side) for bottom in (0.27, 0.35 + side))
+    below, above = (fixed_axis(figure, 0.1, bottom, 7.1, side) for bottom in (0.27, 0.35 + side))
     letters = int(14 * cell)  # that fit over a picture at 8 points
     text = {"ha": "center", "textcoords": "offset points", "size": 8}
     for place, n in enumerate(best):
         _put(above, images[n].detach().cpu().permute(1, 2, 0).clamp(0, 1), place)
         drawn = _put(below, maps[n], place, _range(maps[best]))
         if names is not None:
-            above.annotate(_cut(names[n], letters), (place + FILLING / 2, FILLING), (0, 3), **text)
+            above.annotate(cut(names[n], letters), (place + FILLING / 2, FILLING), (0, 3), **text)
         below.annotate(f"{means[n]:#.3g}".rstrip("."), (place + FILLING / 2, 0), (0, -11), **text)
     for axis in (above, below):
         axis.set(xlim=(0, shown), ylim=(0, FILLING))
         axis.axis("off")
-    colours = figure.colorbar(drawn, cax=_axis(figure, 7.28, 0.27, 0.1, side))
+    colours = figure.colorbar(drawn, cax=fixed_axis(figure, 7.28, 0.27, 0.1, side))
     colours.locator.set_params(nbins=3)
     colours.ax.tick_params(labelsize=8, length=2)
     figure.text(7.28 / WIDTH, 0.11 / figure.get_size_inches()[1], "mean", size=8)
-    _title(figure, f"{title}: what excites channel {channel} most, and its maps")
+    put_title(figure, f"{title}: what excites channel {channel} most, and its maps")
     return CaptionedFigure(figure, f"{title}, channel {channel}: {_said_of_excitement(means, best, names)}.")
 
 
@@ -132,10 +125,6 @@ def _said_of_excitement(means: Tensor, best: Sequence[int], names: Sequence[str]
         f"{told}; its mean response is {means[best].mean():.3g} to these and {means.mean():.3g} over all "
         f"{len(means)} pictures"
     )
-
-
-def _cut(name: str, letters: int) -> str:
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 def _put(axis, picture: Tensor, place: int, limits: tuple[float, float] = (0, 1)):
@@ -171,10 +160,10 @@ def two_pixel_sets(
     (slope,) = torch.autograd.grad(loss, degrees)
     pull, degrees = -slope.rad2deg(), degrees.detach()  # d/d rad = (180 / pi) d/d degree
     figure = Figure(figsize=(WIDTH, 3.75))
-    left, right = _axis(figure, 0.55, 0.45, 2.95, 2.95), _axis(figure, 4.45, 0.5, 3.4, 2.75)
+    left, right = fixed_axis(figure, 0.55, 0.45, 2.95, 2.95), fixed_axis(figure, 4.45, 0.5, 3.4, 2.75)
     _draw_circle(left, degrees, goal, pull)
     _draw_witness(right, degrees, goal, kernel, sigma)
-    _title(figure, title)
+    put_title(figure, title)
     known = _kernel_in_words(kernel, sigma, degrees, goal)
     right.set_title(known, fontsize=9)
     said = f"{known}: loss {_digits(loss.item())}; {_pull_in_words(pull, degrees)}"
@@ -297,7 +286,7 @@ def kernels_by_sigma(
     losses = torch.tensor(losses, dtype=torch.float64)
     figure = Figure(figsize=(WIDTH, 3.8))
     _draw_kernels(figure, kernel_matrices(student[:1], teacher[:1], "gaussian", sigma=sigma))
-    axis = _axis(figure, 4.4, 0.5, 3.45, 2.85)
+    axis = fixed_axis(figure, 4.4, 0.5, 3.45, 2.85)
     _label_sigmas(axis, sigmas, losses, len(student))
     axis.plot(sigmas, [linear / at**2 for at in sigmas], color="0.3", lw=1, linestyle=":", label="linear loss / σ²")
     axis.axvline(usual, color=PALETTE[1], linestyle="--", lw=1.2, label=f"σ of nst_loss: {usual:.3g}")
@@ -308,7 +297,7 @@ def kernels_by_sigma(
     if not (losses >= FAINTEST_LOSS).any():
         axis.text(0.5, 0.6, "the loss is 0 at every σ", ha="center", size=9, transform=axis.transAxes, bbox=WHITE)
     axis.legend(loc="lower left", fontsize=9, labelspacing=0.3)
-    _title(figure, title)
+    put_title(figure, title)
     return CaptionedFigure(
         figure,
         f"{title}: with sigma {sigma:.3g} the loss over {len(student)} image{'s' * (len(student) > 1)} is "
@@ -329,7 +318,7 @@ def _draw_kernels(figure: Figure, matrices: KernelMatrices) -> None:
     kernels = [part[0] for part in (matrices.own, matrices.others, matrices.crossed)]
     side, gap, left, bottom = 1.37, 0.16, 0.42, 0.45
     places = ((left, bottom + side + gap), (left + side + gap, bottom), (left + side + gap, bottom + side + gap))
-    axes = [_axis(figure, *place, side, side) for place in places]
+    axes = [fixed_axis(figure, *place, side, side) for place in places]
     for axis, kernel in zip(axes, kernels, strict=True):
         drawn = axis.imshow(kernel.numpy(), cmap=SCALE, vmin=0, vmax=1, aspect="auto", interpolation="none")
         _bare(axis)
@@ -342,7 +331,9 @@ def _draw_kernels(figure: Figure, matrices: KernelMatrices) -> None:
     axes[1].yaxis.set_label_position("right")
     axes[1].set_ylabel(others, fontsize=8.5)
     axes[1].set_xlabel(others, fontsize=8.5)
-    colours = figure.colorbar(drawn, cax=_axis(figure, 0.5, 1.2, 1.2, 0.1), orientation="horizontal", ticks=[0, 0.5, 1])
+    colours = figure.colorbar(
+        drawn, cax=fixed_axis(figure, 0.5, 1.2, 1.2, 0.1), orientation="horizontal", ticks=[0, 0.5, 1]
+    )
     colours.ax.tick_params(labelsize=8)
     colours.ax.set_title("kernel, image 0", fontsize=9)
 
@@ -401,7 +392,7 @@ def what_a_gram_keeps(
     for column, (name, pair) in enumerate(zip(LOOKS, looks, strict=True)):
         _draw_look(figure, column, name, pair, pixel)
     figure.text(0.1 / WIDTH, 0.45 / 4.55, SCALES, size=8.5, va="center")
-    _title(figure, title)
+    put_title(figure, title)
     said = ", ".join(f"{name} {_correlation(*pair)}" for name, pair in zip(LOOKS.values(), looks, strict=True))
     return CaptionedFigure(
         figure,
@@ -428,7 +419,7 @@ def _looks_at_gram(maps: Tensor, pixel: tuple[int, int]) -> tuple[Tensor, Tensor
 
 
 def _draw_marked_image(figure: Figure, image: Tensor, pixel: tuple[int, int], size: tuple[int, int]) -> None:
-    axis = _axis(figure, 0.1, 1.35, 1.95, 1.95)
+    axis = fixed_axis(figure, 0.1, 1.35, 1.95, 1.95)
     show_map(axis, image)
     row, column = (
         (at + 0.5) * whole / part - 0.5 for at, whole, part in zip(pixel, image.shape[1:], size, strict=True)
@@ -451,7 +442,7 @@ def _draw_look(figure: Figure, column: int, name: str, pair: tuple[Tensor, Tenso
     most = float(torch.quantile(values, 0.98))
     clipped = column < 2 and most > low  # a border's few pixels would take all colours; the autocorrelation has none
     for owner, seen, bottom in zip(("teacher", "student"), pair, (2.25, 0.57), strict=True):
-        axis = _axis(figure, left, bottom, side, side)
+        axis = fixed_axis(figure, left, bottom, side, side)
         drawn = axis.imshow(seen.numpy(), cmap=SCALE, vmin=low, vmax=most if clipped else high, interpolation="none")
         _bare(axis)
         if column < 2:
@@ -460,7 +451,7 @@ def _draw_look(figure: Figure, column: int, name: str, pair: tuple[Tensor, Tenso
             axis.set_ylabel(owner, fontsize=10)
         if owner == "teacher":
             axis.set_title(name, fontsize=9, pad=5)
-    bar = _axis(figure, left, 0.42, side, 0.08)
+    bar = fixed_axis(figure, left, 0.42, side, 0.08)
     bare = {"orientation": "horizontal", "ticks": [], "extend": "max" if clipped else "neither", "extendfrac": 0.06}
     figure.colorbar(drawn, cax=bar, **bare)
     for x, value, side_of in ((0, low, "left"), (1, most if clipped else high, "right")):

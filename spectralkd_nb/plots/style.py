@@ -80,6 +80,22 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.2, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def fixed_axis(figure: Figure, left: float, bottom: float, width: float, height: float):
+    """At a fixed place, in inches: working a layout out takes longer than the drawing, and would move with a slider."""
+    across, upwards = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / upwards, width / across, height / upwards))
+
+
+def put_title(figure: Figure, text: str) -> None:
+    """At the upper left corner of the whole figure."""
+    figure.text(0.1 / WIDTH, 1 - 0.1 / figure.get_size_inches()[1], text, fontsize=10, va="top")
+
+
+def cut(name: str, letters: int) -> str:
+    """A name, or its beginning if it has more letters."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
 def show_map(axis, picture: Tensor) -> None:
     if picture.ndim == 3 and len(picture) == 3:
         axis.imshow(picture.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy())

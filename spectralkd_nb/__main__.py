@@ -23,7 +23,7 @@ from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
 from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses, sweep_responses
 from spectralkd_nb.experiments.spectra import grid_spectra
-from spectralkd_nb.experiments.sweep import sweep_teachers
+from spectralkd_nb.experiments.sweep import failed_runs, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
@@ -153,7 +153,11 @@ def do_grid(options: argparse.Namespace) -> None:
 
 
 def do_sweep(options: argparse.Namespace) -> None:
-    """Run a sweep to its end, and print its teachers, best students first, and what follows."""
+    """Run a sweep to its end, and print its teachers, best students first, and what follows.
+
+    Raises:
+        ValueError: runs failed; said last, when all else is written.
+    """
     if options.table:
         require_writable(options.table)
     with TerminalGrid() as progress:
@@ -163,6 +167,8 @@ def do_sweep(options: argparse.Namespace) -> None:
         print(f"{len(table)} students -> {options.table}")
     print(teachers_of(table).to_string(index=False, float_format="%.2f"))
     print(sweet_spot(table))
+    if failed := failed_runs(options.sweep, options.store):
+        raise ValueError(f"{failed} runs failed and were left out; the reasons are above, and --retry tries them again")
 
 
 def write_sweep_responses(options: argparse.Namespace) -> None:

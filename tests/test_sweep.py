@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from spectralkd_nb.__main__ import main
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.distillation import Recipe, Run, read_run, train
 from spectralkd_nb.distillation.store import RECORD, fingerprint_of
-from spectralkd_nb.experiments import paired_difference, planned_runs, run_grid
+from spectralkd_nb.experiments import compare_methods, paired_difference, planned_runs, run_grid
 from spectralkd_nb.experiments.grid import Bench, GridProgress
 from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.experiments.records import failure_file
@@ -41,9 +40,10 @@ from spectralkd_nb.experiments.sweep import (
     neighbours,
     read_sweep,
     sweep_results,
+    sweep_row,
     sweep_teachers,
 )
-from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, sweet_spot, teachers_of
+from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
 from spectralkd_nb.networks import build, load_weights
 
 Options = dict[str, Any]
@@ -313,7 +313,10 @@ def test_a_table_that_is_read_back_says_the_same():
 @pytest.mark.xfail(strict=True, reason="defect, reported with these tests: numpy's, which shows in repr and in no JSON")
 def test_the_numbers_of_teachers_are_python_s():
     found = sweet_spot(example())
-    assert {type(value) for teacher in (found.best, *found.candidates) for value in vars(teacher).values()} == {str, int}
+    assert {type(value) for teacher in (found.best, *found.candidates) for value in vars(teacher).values()} == {
+        str,
+        int,
+    }
     assert "np.int64" not in repr(found)
 
 
@@ -341,6 +344,24 @@ def test_the_teachers_of_a_table_are_means_over_seeds_the_best_students_of_a_ste
     steps = [rows(step, {SMALL: [1, 2]}) for step in ("refined 1", "coarse")]
     assert teachers_of(pd.concat(steps)).step.tolist() == ["refined 1", "coarse"]
     assert len(teachers_of(pd.DataFrame(columns=COLUMNS))) == 0
+
+
+def test_the_students_of_a_step_are_runs_that_methods_are_compared_by():
+    table = example()
+    for given in (table, pd.read_csv(io.StringIO(table.to_csv(index=False)))):
+        runs = students_of(given)
+        assert sorted(runs.columns) == sorted(["student", "teacher", "protocol", "method", "seed", "accuracy"])
+        assert runs.teacher.isna().all()
+        assert (set(runs.student), set(runs.protocol)) == ({"student"}, {"confirmation"})
+        by_method = runs.groupby("method", sort=False).accuracy.apply(list)
+        names = ["alone", *map(str, (MIDDLE, SMALL, LARGE))]
+        assert by_method.to_dict() == dict(zip(names, CONFIRMATION.values(), strict=True))
+        compared = compare_methods(runs, "alone").set_index("method")
+        assert compared.difference[str(MIDDLE)] == pytest.approx(sweet_spot(given).over_alone.mean)
+    coarse = students_of(table, "coarse")
+    assert coarse[coarse.method == str(LARGE)].set_index("seed").accuracy.to_dict() == {100: 68, 101: 70, 102: 72}
+    with pytest.raises(ValueError, match="the table has no step 'fine'; it has 'coarse', 'confirmation'"):
+        students_of(table, "fine")
 
 
 # --- what is planned -----------------------------------------------------------------------------
@@ -397,7 +418,7 @@ def place(tmp_path_factory) -> Path:
     arrays: dict[str, np.ndarray] = {"classes": np.array(["dark", "light"])}
     for part, count in (("train", 48), ("test", 40)):
         labels = np.arange(count) % 2
-        shade = 110 + 25 * labels[:, None, None, None] + 40 * rng.standard_normal((count, 4, 4, 3))
+        shade = 110 + 20 * labels[:, None, None, None] + 40 * rng.standard_normal((count, 4, 4, 3))
         noisy = shade.repeat(2, 1).repeat(2, 2) + 20 * rng.standard_normal((count, 8, 8, 3))
         arrays |= {f"{part}_images": noisy.clip(0, 255).astype(np.uint8), f"{part}_labels": labels}
     np.savez(place / "shades.npz", **arrays)
@@ -507,7 +528,11 @@ def test_nothing_goes_below_one_and_a_single_value_stays():
 
 
 REFUSED = [
-    ("sedes", [1], "a sweep has no 'sedes'; it has also, batch_sizes, confirmation, epochs, learning_rate, method, nam"),
+    (
+        "sedes",
+        [1],
+        "a sweep has no 'sedes'; it has also, batch_sizes, confirmation, epochs, learning_rate, method, nam",
+    ),
     *(
         (key, ..., f"a sweep needs '{key}'")
         for key in ("student", "teachers", "batch_sizes", "epochs", "search", "confirmation", "protocol", "method")
@@ -538,7 +563,10 @@ REFUSED = [
     ("student", "resent8", "there is no network 'resent8'; did you mean resnet8"),
     *(("student", name, "a pair's student is .*, which is no name") for name in (8, None, ["vgg8"], {"a": 1})),
     ("teachers", ["vgg8x0.125", "resent8"], "there is no network 'resent8'; did you mean resnet8"),
-    *(("teachers", names, "the teachers are .*; list names of networks") for names in ("vgg8", [], None, 8, {"vgg8": 1})),
+    *(
+        ("teachers", names, "the teachers are .*; list names of networks")
+        for names in ("vgg8", [], None, 8, {"vgg8": 1})
+    ),
     *(("teachers", [name], "is .*, which is no name") for name in (8, None, True, 1.5)),
     ("also", [["resent8", 8, 1]], "there is no network 'resent8'; did you mean resnet8"),
     ("also", [[8, 8, 1]], "is 8, which is no name"),
@@ -566,7 +594,10 @@ REFUSED = [
     ("protocol.batch_size", "8", "batch_size='8' is not a whole number"),
     ("protocol.learning_rate", [0.1], r"learning_rate=\[0.1\] is not a number"),
     ("method", {"cross-entropy": 1.0}, "the method is {'cross-entropy': 1.0}; give one that asks a teacher"),
-    *(("method", method, "the method is .*; give one that asks a teacher") for method in ({}, None, "soft targets", [1])),
+    *(
+        ("method", method, "the method is .*; give one that asks a teacher")
+        for method in ({}, None, "soft targets", [1])
+    ),
     ("method", {"soft targets": 1.0}, "method 'taught' has no 'cross-entropy'; give it a weight"),
     ("method.soft target", 1.0, "term 'soft target' is not known; did you mean 'soft targets'"),
     ("method.hint", 1.0, "term 'hint': name the layers to match"),
@@ -598,7 +629,9 @@ NOT_REFUSED_YET = [
 
 
 @pytest.mark.xfail(strict=True, reason="defect, reported with these tests")
-@pytest.mark.parametrize(("where", "value", "why"), NOT_REFUSED_YET, ids=[f"{w} {v}"[:50] for w, v, _ in NOT_REFUSED_YET])
+@pytest.mark.parametrize(
+    ("where", "value", "why"), NOT_REFUSED_YET, ids=[f"{w} {v}"[:50] for w, v, _ in NOT_REFUSED_YET]
+)
 def test_what_else_is_wrong_with_a_sweep_is_a_sentence_too(sweep, where, value, why):  # noqa: ARG001
     with pytest.raises(ValueError, match=r"\w+ .*\w+"):
         read_sweep(changed(sweep, where, value))
@@ -665,7 +698,8 @@ class Faked:
 
     def teachers(self, step: str) -> set[tuple[str, int, int]]:
         return {
-            (plan.student, plan.recipe.batch_size, plan.recipe.epochs) for plan in self.steps[f"faked, {step}: teachers"]
+            (plan.student, plan.recipe.batch_size, plan.recipe.epochs)
+            for plan in self.steps[f"faked, {step}: teachers"]
         }
 
 
@@ -724,7 +758,9 @@ def test_each_step_goes_around_the_best_of_all_before_it(wide, faked, tmp_path):
 
 def test_without_refinements_the_first_step_is_confirmed(wide, faked, tmp_path):
     sweep_teachers(wide | {"refinements": 0, "also": []}, tmp_path)
-    assert list(faked.steps) == [f"faked, {step}: {w}" for step in ("coarse", "confirmation") for w in ("teachers", "students")]
+    assert list(faked.steps) == [
+        f"faked, {step}: {w}" for step in ("coarse", "confirmation") for w in ("teachers", "students")
+    ]
     assert faked.teachers("confirmation") == {("vgg8x0.125", 32, 16), ("vgg8x0.125", 128, 64)}
 
 
@@ -779,7 +815,9 @@ def test_a_step_without_any_teacher_is_told_of(wide, faked, tmp_path, step):
     assert len(sweep_teachers(wide, tmp_path, retry=True)) == 2 * (9 + 1 + 8 + 8 + 3 + 1)
 
 
-@pytest.mark.xfail(strict=True, reason="defect, reported with these tests: `sweet_spot` raises where rows are asked for")
+@pytest.mark.xfail(
+    strict=True, reason="defect, reported with these tests: `sweet_spot` raises where rows are asked for"
+)
 def test_results_are_told_where_one_teacher_alone_did_not_fail(wide, faked, tmp_path):
     spared = ("alone", "vgg8x0.125, batches of 8, 4 epochs")
     faked.fails = lambda plan: plan.teacher is None and plan.method not in spared
@@ -866,7 +904,7 @@ def test_a_sweep_is_trained_step_by_step(sweep, whole):
     assert len(whole.teacher_accuracy.unique()) > 3
 
 
-def test_the_rows_are_those_of_the_runs(sweep, whole, done, place):
+def test_the_rows_are_those_of_the_runs(whole, done, place):
     data = open_dataset(place / "shades.npz")
     for row in whole.itertuples(index=False):
         images = data if row.step == "confirmation" else data.held_out(3)
@@ -929,7 +967,9 @@ def test_what_is_finished_is_not_trained_again_and_no_file_changes(sweep, done, 
     assert trained == []
     assert files_in(done) == before
     steps = ("coarse", "refined 1", "confirmation")
-    assert [progress.name for progress in heard] == [f"shades, {s}: {w}" for s in steps for w in ("teachers", "students")]
+    assert [progress.name for progress in heard] == [
+        f"shades, {s}: {w}" for s in steps for w in ("teachers", "students")
+    ]
     assert all(set(progress.states) == {"finished"} for progress in heard)
 
 
@@ -950,6 +990,24 @@ def test_a_sweep_that_grows_trains_what_is_new(sweep, done, tmp_path, whole, tra
     assert set(new.step) == {"confirmation"}
     assert set(new.seed) == {2}
     assert sorted(trained) == sorted([*new.student_run, *new.teacher_run.dropna()])
+
+
+def test_one_row_of_the_search_can_be_had_alone(sweep, place, done, whole, tmp_path, trained):
+    table = sweep_results(sweep, done)
+    own = table[(table.step == "coarse") & table.network.notna()].iloc[-1]
+    teacher = Teacher(own.network, int(own.batch_size), int(own.epochs))
+    pd.testing.assert_series_equal(sweep_row(sweep, teacher, own.seed, done), own, check_names=False)
+    assert trained == []
+
+    store, other = shutil.copytree(done, tmp_path / "store"), Teacher("resnet8", 8, 1)
+    row = sweep_row(place / "sweep.toml", other, 7, store)
+    assert trained == [row.teacher_run, row.student_run]
+    assert (row.step, row.seed, row.learning_rate) == ("coarse", 7, 0.1)
+    assert (row.network, row.batch_size, row.epochs) == ("resnet8", 8, 1)
+    held_out = open_dataset(place / "shades.npz").held_out(3).fingerprint
+    for folder in (row.teacher_run, row.student_run):
+        assert read_run(store / folder / RECORD).protocol["fingerprint"] == held_out
+    assert_same(sweep_results(sweep, store), whole, ())  # it is none of the sweep's
 
 
 @pytest.fixture
@@ -1072,6 +1130,18 @@ def test_where_all_teachers_fail_there_is_a_sentence(sweep, tmp_path, trained, f
     with pytest.raises(ValueError, match=sentence):
         sweep_teachers(sweep, tmp_path)
     assert trained == ["failed"] * 8
+
+
+def test_one_row_whose_runs_fail_is_a_sentence(sweep, tmp_path, fails):
+    teacher = Teacher("vgg8x0.0625", 4, 2)
+    fails.append(lambda folder: "from" in folder)
+    with pytest.raises(ValueError, match=f"the student of {teacher} failed; the reason lies in {tmp_path}"):
+        sweep_row(sweep, teacher, 100, tmp_path)
+    fails.append(lambda folder: True)
+    with pytest.raises(ValueError, match=f"no teacher of the step 'coarse' is finished; the reasons lie in {tmp_path}"):
+        sweep_row(sweep, teacher, 101, tmp_path)
+    with pytest.raises(ValueError, match="there is no network 'resent8'"):
+        sweep_row(sweep, Teacher("resent8", 4, 2), 100, tmp_path)
 
 
 def test_a_teacher_whose_loss_is_not_finite_is_a_failure_in_a_sentence(sweep, tmp_path):
@@ -1214,7 +1284,9 @@ def test_a_grid_takes_weights_that_a_run_of_its_store_has_kept(grid, tmp_path, m
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_prints_teachers_and_the_sweet_spot_and_writes_a_table(place, done, whole, tmp_path, capsys, trained):
+def test_the_command_prints_teachers_and_the_sweet_spot_and_writes_a_table(
+    place, done, whole, tmp_path, capsys, trained
+):
     out = tmp_path / "results" / "table.csv"
     main(["sweep", str(place / "sweep.toml"), str(done), "--table", str(out)])
     said = capsys.readouterr().out

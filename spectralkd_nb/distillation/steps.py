@@ -48,8 +48,8 @@ class SoftTargets(nn.Module):
 
     Args:
         temperature: T of `kd_loss`.
-        control: called with the teacher's logits (B, classes) and the labels (B,), it returns those to be learned
-            instead; for example `teacher_quality.permuted_by_image`. None: the teacher's own.
+        control: a function of the teacher's logits (B, classes) and the labels (B,) to those to be learned instead; for
+            example `teacher_quality.permuted_by_image`. None: the teacher's own.
     """
 
     def __init__(self, temperature: float = 4.0, control: Control | None = None) -> None:

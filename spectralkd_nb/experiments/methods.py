@@ -15,8 +15,9 @@ A method is a table of loss terms, each with its weight and its settings, as TOM
     "cross-entropy" = 0.1
     "soft targets" = { weight = 0.9, temperature = 4, control = "permuted by image" }
 
-A control takes similarity out of the teacher's response, see `teacher_quality`: it is "smoothed" (labels, smoothed to
-the mean entropy of the teacher's soft targets), "permuted by image" or "permuted by class".
+A control takes similarity out of the teacher's response, see `teacher_quality`: it is "permuted by image", "permuted
+by class", "smoothed" (labels, smoothed to the mean entropy of the teacher's soft targets), or "hard" (labels as good as
+unsmoothed, by the same softened loss).
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
 }
 ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
 BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control"}}
-SMOOTHED, BY_IMAGE, BY_CLASS = CONTROLS = ("smoothed", "permuted by image", "permuted by class")
+BY_IMAGE, BY_CLASS, SMOOTHED, HARD = CONTROLS = ("permuted by image", "permuted by class", "smoothed", "hard")
+HARDEST = 1e-4  # label smoothing of hard targets: with none at all their logits would be infinite
 ENTROPY_OF = 4096  # training images from which the mean entropy of a teacher's soft targets is measured
 MEASURED_ON = 256  # training images from which a teacher's alpha is measured
 PROBED = 2  # images that tell the features' shapes
@@ -137,7 +139,8 @@ def method_step(
     if LOGITS in terms:
         settings = terms.pop(LOGITS)
         if "control" in settings:
-            settings["control"] = _control(**settings, teacher=teacher, data=data, seed=seed)
+            temperature = settings.get("temperature", SoftTargets().temperature)
+            settings["control"] = _control(settings["control"], teacher, data, temperature, seed)
         base: Step = SoftTargets(**settings)
     else:
         base = CrossEntropy(**labels)
@@ -163,15 +166,17 @@ def method_step(
     return FeatureMatching(base, matches), weights
 
 
-def _control(control: str, teacher: nn.Module, data: LabelledImages, seed: int, temperature: float = 4.0) -> Control:
+def _control(control: str, teacher: nn.Module, data: LabelledImages, temperature: float, seed: int) -> Control:
     """The function that a control's name stands for. seed: of the classes' permutations."""
     if control == BY_IMAGE:
         return teacher_quality.permuted_by_image
     if control == BY_CLASS:
         return functools.partial(teacher_quality.permuted_by_class, seed=seed)
-    logits = responses(teacher, data, _spread(data.train_images, ENTROPY_OF))
-    entropy = float(teacher_quality.soft_target_entropy(logits, temperature).mean())
-    smoothing = round(teacher_quality.smoothing_at_entropy(entropy, logits.shape[1]), 4)
+    smoothing = HARDEST
+    if control == SMOOTHED:
+        logits = responses(teacher, data, _spread(data.train_images, ENTROPY_OF))
+        entropy = float(teacher_quality.soft_target_entropy(logits, temperature).mean())
+        smoothing = float(f"{teacher_quality.smoothing_at_entropy(entropy, logits.shape[1]):.4g}")
     return functools.partial(teacher_quality.smoothed_labels, smoothing=smoothing, temperature=temperature)
 
 

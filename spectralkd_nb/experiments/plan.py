@@ -36,7 +36,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -185,9 +185,15 @@ def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str) and (key == "student" or name is not None):
             raise ValueError(f"a pair's {key} is {name!r}, which is no name")
     for name in (pair["student"], *([pair["teacher"]] if pair["teacher"] else [])):
-        with torch.device("meta"):
-            build(name)  # raises for a name that no network has
+        _require_network(name)
     return pair
+
+
+@cache
+def _require_network(name: str) -> None:
+    """Raises for a name that no network has. A sweep asks for hundreds of runs of a few networks."""
+    with torch.device("meta"):
+        build(name)
 
 
 def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from spectralkd_nb import networks
 from spectralkd_nb.experiments.comparison import CONFIDENCE, summary
-from spectralkd_nb.experiments.sweet_spot import CONFIRMED, OF_A_TEACHER, Teacher, teachers_of
+from spectralkd_nb.experiments.sweet_spot import COARSE, CONFIRMED, OF_A_TEACHER, Teacher, teachers_of
 
 if TYPE_CHECKING:
     import pandas
@@ -58,6 +58,8 @@ def teachers_and_responses(
 def predictors(table: pandas.DataFrame, responses: pandas.DataFrame, temperature: float) -> pandas.DataFrame:
     """How well teachers' accuracy, and what they say to training images, rank their students: Spearman's rho.
 
+    Over the teachers of the coarse step: those of later ones were chosen for their students.
+
     Ranks see what only rises or only falls: a measure of which a middle value is best has a rho near 0, however well it
     predicts. The interval is that of the percentile bootstrap over teachers: of independent pairs of Gaussian numbers,
     12 or 44, with a correlation of 0, 0.5 or 0.9, it held the true rho in 94.8 to 98.2 % of 2 000 simulations.
@@ -73,7 +75,7 @@ def predictors(table: pandas.DataFrame, responses: pandas.DataFrame, temperature
     """
     import pandas as pd
 
-    found = teachers_and_responses(table, responses, temperature)
+    found = teachers_and_responses(table[table.step == COARSE], responses, temperature)
     rows = []
     for measure in PREDICTORS:
         known = found[[measure, "student_accuracy"]].dropna().to_numpy(float)

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import responses
 from spectralkd_nb.distillation.store import kept_name
+from spectralkd_nb.distillation.training import default_device
 from spectralkd_nb.experiments.features import fewer
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan
+from spectralkd_nb.experiments.spectra import require_epochs
 from spectralkd_nb.experiments.sweep import finished_students, read_sweep
 from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.teacher_quality import describe_response, fidelity, reference_similarity
@@ -32,7 +35,10 @@ COLUMNS = [
 
 
 def sweep_responses(
-    sweep: Mapping[str, Any] | str | Path, store: str | Path, temperatures: Sequence[float] = TEMPERATURES
+    sweep: Mapping[str, Any] | str | Path,
+    store: str | Path,
+    temperatures: Sequence[float] = TEMPERATURES,
+    device: str | torch.device | None = None,
 ) -> pandas.DataFrame:
     """`describe_response` of every teacher of a sweep, and the `fidelity` of its student.
 
@@ -41,6 +47,7 @@ def sweep_responses(
 
     Args:
         sweep, store: as for `sweep_results`; what is not finished is left out. temperatures: of the soft targets.
+        device: see `train`.
 
     Returns:
         one row a teacher, kind of images and temperature: step, network, batch_size, epochs, seed; images ("training"
@@ -58,9 +65,10 @@ def sweep_responses(
         if id(data) not in references:
             references[id(data)] = reference_similarity(data)
         told = {"step": step, **asdict(teacher), "seed": plan.seed}
-        student = _student(plan, bench.store, len(data.classes))
-        said = _described(bench.teacher_of(plan), data, references[id(data)], temperatures, student)
-        rows += [told | row for row in said]
+        pair = bench.teacher_of(plan), _student(plan, bench.store, len(data.classes))
+        bench.teachers.clear()  # each is asked once, and there may be hundreds
+        network, student = (one.to(device or default_device()) for one in pair)
+        rows += [told | row for row in _described(network, data, references[id(data)], temperatures, student)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -107,6 +115,7 @@ def _cards_of(data: LabelledImages, epochs: bool) -> list[dict[str, Any]]:
 
 def _student(plan: Plan, store: Path, classes: int) -> nn.Module:
     """As the run kept it after its last epoch."""
+    require_epochs(plan, store / plan.folder)
     return load_weights(build(plan.student, classes), store / plan.folder / kept_name(plan.recipe.epochs))
 
 

@@ -76,7 +76,7 @@ def finished_students(
     for record in finished_runs(grid, store):
         plan, folder = record.plan, Path(store).expanduser() / record.plan.folder
         data = bench.data_of(plan)
-        _require_epochs(plan, folder)
+        require_epochs(plan, folder)
         last = plan.seed != all_epochs_of
         for epoch, network in kept_networks(record.run, folder, len(data.classes), sample_of(data), last):
             yield record, epoch, network, data
@@ -87,7 +87,8 @@ def sample_of(data: LabelledImages) -> Tensor:
     return data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
 
 
-def _require_epochs(plan: Plan, folder: Path) -> None:
+def require_epochs(plan: Plan, folder: Path) -> None:
+    """Refuse a finished run that did not keep what its grid asks for."""
     if missing := epochs_not_kept(folder, plan.keep_epochs):
         raise ValueError(f"the run in {folder} did not keep epoch {missing[0]}; delete it and run the grid again")
 

@@ -31,9 +31,12 @@ size and epochs, and steps to find it. Those steps could not be read; these are 
 
 A search on the images that then say how good it was would flatter its own choice. So it is made on images held out of
 the training set, and what it chose is confirmed on the test images, with seeds of its own: the teacher whose students
-were best, against the teacher that was most accurate itself, which is what one would have taken without a search.
+were best, against the one that was most accurate itself of all that were tried. The confirmation trains on all training
+images, so that an epoch has more steps there.
 
 Each seed trains a teacher of its own and a student from it, so that an interval over seeds is one over teachers too.
+Both draw from that seed, but for a teacher that is the student's own network: it would begin with the same weights, and
+draws from the seed plus `TWIN`.
 """
 
 from __future__ import annotations
@@ -51,19 +54,19 @@ from spectralkd_nb.experiments.grid import GridCallback, run_plans
 from spectralkd_nb.experiments.methods import LABELS, needs_teacher
 from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid, require_keys
 from spectralkd_nb.experiments.records import FAILURE, FINISHED, Record, finished_of, state_of
-from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
+from spectralkd_nb.experiments.spectra import require_epochs
+from spectralkd_nb.experiments.sweet_spot import ALONE, COARSE, CONFIRMED, FEWEST, Teacher, sweet_spot
 
 if TYPE_CHECKING:
     import pandas
 
-# By which power of the batch size, relative to the protocol's, the learning rate of a teacher grows: not at all, so
-# that the variance of a step stays (Krizhevsky 2014, arXiv 1404.5997), or so that its mean does (Goyal et al. 2017,
-# arXiv 1706.02677).
+# By which power of the batch size, relative to the protocol's, a teacher's learning rate grows: not at all; as the
+# root, so that the variance of an epoch's steps stays (Krizhevsky 2014, arXiv 1404.5997); or in proportion, so that
+# their mean does (Goyal et al. 2017, arXiv 1706.02677).
 LEARNING_RATES = {"constant": 0.0, "root": 0.5, "linear": 1.0}
 KEYS = {"student", "teachers", "batch_sizes", "epochs", "search", "confirmation", "protocol", "method"}
 OPTIONAL = {"name", "learning_rate", "refinements", "also"}
-ALONE, TAUGHT = "alone", "taught"
-COARSE, CONFIRMATION = "coarse", "confirmation"
+TWIN = 10_000  # added to the seed of a teacher that is the student's own network
 COLUMNS = [
     *("step", "network", "batch_size", "epochs", "learning_rate", "seed", "teacher_accuracy", "student_accuracy"),
     *("teacher_run", "student_run", "seconds", "commit"),
@@ -136,17 +139,21 @@ def sweep_teachers(
         as `sweep_results`; `sweet_spot` says what follows from it.
 
     Raises:
-        ValueError: what `read_sweep` and `run_grid` refuse; a step in which no teacher is left.
+        ValueError: what `read_sweep` and `run_grid` refuse; a step in which no teacher is left, or whose failed runs
+            another process tries again; a finished teacher whose weights were not kept.
     """
-    sweep = read_sweep(sweep)
+    sweep, stage = read_sweep(sweep), None
     for stage in _stages(sweep, store):
         _do(sweep, stage, store, retry=retry, callback=callback, device=device)
+    if stage.step != CONFIRMED:
+        raise ValueError(f"while this went on another process began to try failed runs of {store} again; call it again")
     return sweep_results(sweep, store)
 
 
 def _do(sweep: Sweep, stage: Stage, store: str | Path, **options: Any) -> None:
     """Train the teachers of a stage, then their students."""
-    run_plans(f"{sweep.name}, {stage.step}: teachers", _teacher_plans(sweep, stage), store, **options)
+    teachers = [plan for plan, _, _ in _teacher_plans(sweep, stage)]
+    run_plans(f"{sweep.name}, {stage.step}: teachers", teachers, store, **options)
     students = _student_plans(sweep, stage, store)
     if not any(plan.teacher for plan in students):
         raise ValueError(f"no teacher of the step {stage.step!r} is finished; the reasons lie in {store}")
@@ -166,6 +173,13 @@ def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Pa
     sweep = read_sweep(sweep)
     rows = [_row(*found) for found in finished_students(sweep, store)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def failed_runs(sweep: Mapping[str, Any] | str | Path, store: str | Path) -> int:
+    """How many runs of a sweep have failed, of teachers and of students."""
+    sweep = read_sweep(sweep)
+    plans = [plan for stage in _stages(sweep, store) for plan in _plans(sweep, stage, store)]
+    return sum(state_of(plan, store)[0] == FAILURE for plan in plans)
 
 
 def sweep_row(
@@ -209,7 +223,8 @@ def finished_students(sweep: Sweep, store: str | Path) -> Iterator[tuple[str, Re
 def _students_of_stage(
     sweep: Sweep, stage: Stage, store: str | Path
 ) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:
-    trained = {record.plan.folder: record for record in finished_of(_teacher_plans(sweep, stage), store)}
+    teachers = [plan for plan, _, _ in _teacher_plans(sweep, stage)]
+    trained = {record.plan.folder: record for record in finished_of(teachers, store)}
     names = {str(teacher): teacher for teacher in stage.teachers}
     for record in finished_of(_student_plans(sweep, stage, store), store):
         taught = record.plan.teacher is not None
@@ -236,24 +251,28 @@ def _stages(sweep: Sweep, store: str | Path) -> Iterator[Stage]:
 
     seeds, held_out = tuple(sweep.search["seeds"]), sweep.search["held_out"]
     stage, seen, rows = Stage(COARSE, sweep.coarse, seeds, held_out), set(sweep.coarse), []
-    for number in range(sweep.refinements + 1):
+    for number in range(1, sweep.refinements + 2):
         yield stage
         if not _is_done(sweep, stage, store):
             return
         rows += [_row(*found) for found in _students_of_stage(sweep, stage, store)]
         found = sweet_spot(pd.DataFrame(rows, columns=COLUMNS))
-        around = tuple(teacher for teacher in neighbours(found.best, sweep, number + 1) if teacher not in seen)
-        if not around:
+        around = tuple(teacher for teacher in neighbours(found.best, sweep, number) if teacher not in seen)
+        if not around or number > sweep.refinements:
             break
         seen |= set(around)
-        stage = Stage(f"refined {number + 1}", around, seeds, held_out, alone=False)
+        stage = Stage(f"refined {number}", around, seeds, held_out, alone=False)
     chosen = tuple(dict.fromkeys([found.best, found.most_accurate, *sweep.also]))
-    yield Stage(CONFIRMATION, chosen, tuple(sweep.confirmation["seeds"]), 0)
+    yield Stage(CONFIRMED, chosen, tuple(sweep.confirmation["seeds"]), 0)
 
 
 def _is_done(sweep: Sweep, stage: Stage, store: str | Path) -> bool:
-    plans = [*_teacher_plans(sweep, stage), *_student_plans(sweep, stage, store)]
-    return all(state_of(plan, store)[0] in (FINISHED, FAILURE) for plan in plans)
+    return all(state_of(plan, store)[0] in (FINISHED, FAILURE) for plan in _plans(sweep, stage, store))
+
+
+def _plans(sweep: Sweep, stage: Stage, store: str | Path) -> list[Plan]:
+    """The runs of a stage, as far as they are known."""
+    return [*(plan for plan, _, _ in _teacher_plans(sweep, stage)), *_student_plans(sweep, stage, store)]
 
 
 def neighbours(best: Teacher, sweep: Sweep, refinement: int) -> list[Teacher]:
@@ -277,30 +296,38 @@ def _around(value: int, coarse: Sequence[int], refinement: int) -> list[int]:
     return [max(1, round(value / ratio)), value, round(value * ratio)]
 
 
-def _teacher_plans(sweep: Sweep, stage: Stage) -> list[Plan]:
-    """The runs that train teachers, seed by seed."""
+def _teacher_plans(sweep: Sweep, stage: Stage) -> list[tuple[Plan, Teacher, int]]:
+    """The runs that train teachers, seed by seed, each with the teacher and the seed of its student."""
     plans = []
     for seed in stage.seeds:
         for teacher in stage.teachers:
             changed = {"epochs": teacher.epochs, "batch_size": teacher.batch_size}
             rate = learning_rate(sweep, teacher.batch_size)
             protocol = {**sweep.protocol, **changed, "learning_rate": rate, "held_out": stage.held_out}
-            grid = _grid(teacher.network, None, None, {str(teacher): {LABELS: 1}}, protocol, seed)
-            plans += planned_runs({**grid, "keep_epochs": [teacher.epochs]})
+            own = seed + TWIN if teacher.network == sweep.student else seed
+            grid = _grid(teacher.network, None, None, {str(teacher): {LABELS: 1}}, protocol, own)
+            (plan,) = planned_runs({**grid, "keep_epochs": [teacher.epochs]})
+            plans.append((plan, teacher, seed))
     return plans
 
 
 def _student_plans(sweep: Sweep, stage: Stage, store: str | Path) -> list[Plan]:
-    """The runs of students: alone, and from each teacher that is finished."""
+    """The runs of students: alone, and from each teacher that is finished.
+
+    Raises:
+        ValueError: a teacher is finished, and its weights are not there.
+    """
     protocol = {**sweep.protocol, "held_out": stage.held_out}
+    kept = {"keep_epochs": [sweep.protocol["epochs"]]}
     plans = []
     for seed in stage.seeds if stage.alone else ():
-        plans += planned_runs(_grid(sweep.student, None, None, {ALONE: {LABELS: 1}}, protocol, seed))
-    for plan in _teacher_plans(sweep, stage):
+        plans += planned_runs(_grid(sweep.student, None, None, {ALONE: {LABELS: 1}}, protocol, seed) | kept)
+    for plan, teacher, seed in _teacher_plans(sweep, stage):
         if state_of(plan, store)[0] == FINISHED:
-            weights = f"{plan.folder}/{kept_name(plan.recipe.epochs)}"
-            own = _grid(sweep.student, plan.student, weights, {plan.method: sweep.method}, protocol, plan.seed)
-            plans += planned_runs({**own, "keep_epochs": [sweep.protocol["epochs"]]})
+            require_epochs(plan, Path(store).expanduser() / plan.folder)
+            weights = f"{plan.folder}/{kept_name(teacher.epochs)}"
+            own = _grid(sweep.student, teacher.network, weights, {plan.method: sweep.method}, protocol, seed)
+            plans += planned_runs(own | kept)
     return sorted(plans, key=lambda plan: stage.seeds.index(plan.seed))
 
 
@@ -343,8 +370,12 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
     require_keys(search, {"seeds", "held_out"}, {"seeds", "held_out"}, "the search")
     require_keys(confirmation, {"seeds"}, {"seeds"}, "the confirmation")
     for what, seeds in (("search", search["seeds"]), ("confirmation", confirmation["seeds"])):
-        if not isinstance(seeds, list | tuple) or len(set(seeds)) < len(seeds) or len(seeds) < 2:
+        if not isinstance(seeds, list | tuple) or len(set(map(repr, seeds))) < max(2, len(seeds)):
             raise ValueError(f"the {what}'s seeds are {seeds!r}; list two different ones or more")
+    if shared := [seed for seed in search["seeds"] if seed in confirmation["seeds"]]:
+        raise ValueError(f"seed {shared[0]!r} is one of the search and of the confirmation, which wants others")
+    if search["held_out"] == 0:
+        raise ValueError("held_out=0: a search on the test images could not be confirmed on them; give 2, 3, ...")
     protocol = _checked_protocol(given)
     if not isinstance(given["method"], Mapping) or not needs_teacher(given["method"]):
         raise ValueError(f"the method is {given['method']!r}; give one that asks a teacher")
@@ -368,11 +399,13 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
         protocol=protocol,
         method=json.loads(json.dumps(given["method"])),
     )
+    if len(checked.coarse) < FEWEST:
+        raise ValueError("the sweep has a single teacher, and nothing to compare it with; give two or more")
     for held_out, seeds in ((search["held_out"], search["seeds"]), (0, confirmation["seeds"])):
         stage = Stage(COARSE, tuple(dict.fromkeys((*checked.coarse, *checked.also))), tuple(seeds), held_out)
-        plans = _teacher_plans(checked, stage)  # raises for what no run has
-    pair = _grid(checked.student, plans[0].student, None, {TAUGHT: checked.method}, {**protocol, "held_out": 0}, 0)
-    planned_runs(pair)
+        _teacher_plans(checked, stage)  # raises for what no run has
+    held = {**protocol, "held_out": 0}
+    planned_runs(_grid(checked.student, checked.teachers[0], None, {"taught": checked.method}, held, 0))
     return checked
 
 

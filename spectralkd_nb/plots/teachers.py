@@ -21,7 +21,7 @@ from spectralkd_nb.experiments.predictors import (
     predictors,
     teachers_and_responses,
 )
-from spectralkd_nb.experiments.sweet_spot import OF_A_TEACHER, Teacher, sweet_spot
+from spectralkd_nb.experiments.sweet_spot import COARSE, OF_A_TEACHER, Teacher, sweet_spot
 from spectralkd_nb.plots.style import (
     DASHES,
     MARKERS,
@@ -477,14 +477,14 @@ def _legend_of_marks() -> list[Line2D]:
 def what_predicts(table: pandas.DataFrame, responses: pandas.DataFrame, temperature: float) -> CaptionedFigure:
     """Students' accuracy against what may predict it: the teacher's own, and what it says to training images.
 
-    A dot is a teacher of the search, with means over seeds; above each panel Spearman's rank correlation.
+    A dot is a teacher of the coarse step, with means over seeds; above each panel Spearman's rank correlation.
 
     Args:
         table, responses, temperature: as for `predictors`.
     Raises:
         ValueError: what `predictors` refuses, and measures that are all the same for all teachers.
     """
-    found = teachers_and_responses(table, responses, temperature)
+    found = teachers_and_responses(table[table.step == COARSE], responses, temperature)
     ranked = predictors(table, responses, temperature).set_index("measure")
     figure = Figure(figsize=(WIDTH, 3.1))
     gap, left = 0.34, 0.65  # numbers at the ends of two axes have room between them

@@ -153,7 +153,7 @@ def sweet_spot(table: pandas.DataFrame, confidence: float = CONFIDENCE) -> Sweet
 
 
 def _candidates(students: np.ndarray, confidence: float) -> tuple[int, float, float]:
-    """How many of the first teachers may be the best, the deviation, the margin. students: (teachers, seeds), ranked."""
+    """How many of the first teachers may be the best; deviation; margin. students: (teachers, seeds), ranked."""
     from scipy import stats
 
     among, seeds = students.shape

@@ -315,7 +315,7 @@ def test_a_field_is_most_like_its_neighbour_in_alpha(fields):
     assert ((nearest // 4 - torch.arange(16) // 4).abs() == 1).all()
 
 
-def test_fields_follow_from_their_seed(fields):
+def test_fields_follow_from_their_seed():
     few = {"train": 2, "test": 3}
     assert open_dataset("fields", **few).fingerprint == open_dataset("fields", **few).fingerprint
     assert open_dataset("fields", **few).fingerprint != open_dataset("fields", seed=1, **few).fingerprint

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +270,15 @@ def test_both_directions_count_and_the_diagonal_does_not():
         assert rank_correlation(one.clone().fill_diagonal_(value), other.clone().fill_diagonal_(-value)) == found
 
 
+@pytest.mark.parametrize("levels", [None, 2, 4])
+def test_the_highest_correlation_is_that_of_the_same_order_without_ties(levels):
+    one, reference = draw(3), draw(4, levels=levels)
+    by_place = pairs(reference) + 1e-6 * np.arange(45)
+    highest = rank_correlation(one, reference, permutations=9).highest
+    assert highest == pytest.approx(spearmanr(by_place, pairs(reference)).statistic, abs=1e-12)
+    assert (highest > 1 - 1e-12) == (levels is None)
+
+
 def test_random_namings_follow_the_seed():
     one, other = draw(1), draw(2)
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - that it is left alone
@@ -407,7 +416,7 @@ def test_how_many_images_are_looked_at_together_plays_no_part(monkeypatch):
 
 
 def test_the_photographs_have_a_reference():
-    data = open_dataset("photographs", train=20, test=1)
+    data = open_dataset("photographs", size=16, train=20, test=1)
     found = reference_similarity(data)
     assert found.shape == (14, 14)
     assert found.dtype == torch.float64
@@ -453,6 +462,7 @@ def test_classes_of_one_superclass_are_alike_in_whatever_order(seed):
     assert torch.equal(found, torch.from_numpy(coarse[order][:, None] == coarse[order][None]).double())
     assert set(found.sum(1).tolist()) == {5}
     assert len(found.unique(dim=0)) == 20
+    assert rank_correlation(draw(0, 100), found, permutations=1).highest == pytest.approx(0.34, abs=0.005)
     known = torch.eye(100)
     assert torch.equal(reference_similarity(replace(data, similarity=known)), known.double())
 
@@ -518,6 +528,13 @@ def test_always_sure_and_half_the_time_right():
     assert calibration_error(logits, torch.tensor([0, 1] * 5)) == 0.5
     assert calibration_error(logits, torch.zeros(10, dtype=torch.int64)) == 0
     assert calibration_error(logits, torch.ones(10, dtype=torch.int64)) == 1
+
+
+def test_of_classes_that_are_equally_likely_one_is_the_answer():
+    labels = torch.arange(1000) % 10
+    assert calibration_error(torch.zeros(1000, 10), labels) == pytest.approx(0, abs=1e-6)
+    tied = torch.tensor([[1e3, 1e3, 0, 0]]).repeat(1000, 1)
+    assert calibration_error(tied, labels % 2) == pytest.approx(0, abs=1e-6)
 
 
 def test_fidelity_by_hand():
@@ -592,7 +609,8 @@ def test_smoothed_labels_are_taught_as_they_are_written(smoothing, temperature):
     control = smoothed_labels(logits, labels, smoothing, temperature)
     assert_close(soft_targets(control, temperature), torch.from_numpy(target), rtol=1e-11, atol=0)
     assert torch.equal(smoothed_labels(torch.zeros_like(logits), labels, smoothing, temperature), control)
-    assert_close(smoothed_labels(logits.float(), labels, smoothing, temperature), control.float())
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):  # as autocast makes the teacher's
+        assert_close(smoothed_labels(logits.to(dtype), labels, smoothing, temperature), control.float())
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -736,9 +754,10 @@ def test_all_images_of_a_class_are_changed_alike_in_whatever_batch():
 # --- soft targets with a control -----------------------------------------------------------------
 
 CONTROLS = {
-    "smoothed": partial(smoothed_labels, smoothing=0.3, temperature=2.0),
     "permuted by image": permuted_by_image,
     "permuted by class": partial(permuted_by_class, seed=3),
+    "smoothed": partial(smoothed_labels, smoothing=0.3, temperature=2.0),
+    "hard": partial(smoothed_labels, smoothing=1e-4, temperature=2.0),
 }
 every_control = pytest.mark.parametrize("control", [pytest.param(c, id=name) for name, c in CONTROLS.items()])
 
@@ -775,9 +794,10 @@ def test_without_a_control_soft_targets_are_what_they_were():
 def test_a_step_names_its_control():
     named = {name: repr(SoftTargets(2.0, control)) for name, control in CONTROLS.items()}
     assert named == {
-        "smoothed": "SoftTargets(temperature=2, control=smoothed_labels with smoothing=0.3, temperature=2.0)",
         "permuted by image": "SoftTargets(temperature=2, control=permuted_by_image)",
         "permuted by class": "SoftTargets(temperature=2, control=permuted_by_class with seed=3)",
+        "smoothed": "SoftTargets(temperature=2, control=smoothed_labels with smoothing=0.3, temperature=2.0)",
+        "hard": "SoftTargets(temperature=2, control=smoothed_labels with smoothing=0.0001, temperature=2.0)",
     }
 
 
@@ -809,10 +829,10 @@ def place(tmp_path_factory) -> Path:
     return place
 
 
-def sure_teacher() -> nn.Module:
+def sure_teacher(scale: float = 60) -> nn.Module:
     teacher = build("vgg8x0.125", 4, seed=5)
     with torch.no_grad():
-        [*teacher.parameters()][-2].mul_(60)  # of the last layer, which comes with logits near 0
+        [*teacher.parameters()][-2].mul_(scale)  # of the last layer, which comes with logits near 0
     return teacher.eval()
 
 
@@ -834,9 +854,11 @@ def plan(place: Path, control: str, seed: int = 0, **settings: Any) -> Plan:
     return planned_runs(told)[0]
 
 
-def step_of(control: str, shades: LabelledImages, seed: int = 0, **settings: Any) -> SoftTargets:
+def step_of(
+    control: str, shades: LabelledImages, seed: int = 0, teacher: nn.Module | None = None, **settings: Any
+) -> SoftTargets:
     method = {"cross-entropy": 0.1, "soft targets": {"weight": 0.9, "control": control, **settings}}
-    step, weights = method_step(method, build("vgg8x0.0625", 4), sure_teacher(), shades, seed)
+    step, weights = method_step(method, build("vgg8x0.0625", 4), teacher or sure_teacher(), shades, seed)
     assert weights == {"cross-entropy": 0.1, "soft targets": 0.9}
     return step
 
@@ -848,10 +870,10 @@ def test_each_control_trains_another_student_and_is_recorded(place):
         outcomes[control] = do_run(one, None)
         assert set(outcomes[control].curves) >= {"cross-entropy", "soft targets"}
         assert outcomes[control].method == repr(step_of(control, open_dataset(place / "shades.npz"), temperature=2))
-    assert len({run.method for run in outcomes.values()}) == 3
-    assert len({plan(place, control).folder for control in CONTROLS}) == 3
+    assert len({run.method for run in outcomes.values()}) == 4
+    assert len({plan(place, control).folder for control in CONTROLS}) == 4
     networks = [tensors(run.network) for run in outcomes.values()]
-    assert not any(same(networks[one], networks[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    assert not any(same(*two) for two in combinations(networks, 2))
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1}, {"temperature": 10.0}])
@@ -866,6 +888,28 @@ def test_smoothed_labels_have_the_entropy_of_what_the_teacher_says_of_training_i
     assert step.temperature == temperature
     control = step.control(torch.zeros(4, 4, dtype=torch.float64), torch.arange(4))
     assert soft_target_entropy(control, temperature).tolist() == pytest.approx([means[0]] * 4, abs=5e-4)
+
+
+@pytest.mark.parametrize("scale", [8_000, 20_000, 10**6])
+def test_a_teacher_that_is_ever_so_sure_has_smoothed_labels_too(shades, scale):
+    teacher = sure_teacher(scale)
+    mean = float(soft_target_entropy(responses(teacher, shades, shades.train_images)).mean())
+    step = step_of("smoothed", shades, teacher=teacher, temperature=1)
+    assert mean < 0.01
+    control = step.control(torch.zeros(4, 4, dtype=torch.float64), torch.arange(4))
+    assert soft_target_entropy(control).tolist() == pytest.approx([mean] * 4, rel=1e-3, abs=1e-12)
+
+
+def test_hard_labels_are_nearly_all_the_labels(shades):
+    images, labels = torch.randn(12, 3, 4, 4), torch.arange(12) % 4
+    student = linear(0)
+    for temperature in (1, 4):
+        step = step_of("hard", shades, temperature=temperature)
+        control = step.control(torch.randn(4, 4, dtype=torch.float64), torch.arange(4))
+        assert_close(soft_targets(control, temperature), torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-4)
+        soft = step(student, linear(1), images, labels)[1]["soft targets"]
+        hard = temperature**2 * F.cross_entropy(student(images) / temperature, labels)
+        assert_close(soft, hard, rtol=0.01, atol=0)
 
 
 def test_the_entropy_of_many_images_is_that_of_some_all_over_them(shades, monkeypatch):
@@ -897,7 +941,7 @@ def test_making_a_control_leaves_the_teacher_and_the_callers_randomness(shades):
 
 
 def test_a_control_that_is_not_known_is_answered_with_those_that_are(place, shades):
-    known = "there are 'permuted by class', 'permuted by image', 'smoothed'"
+    known = "there are 'hard', 'permuted by class', 'permuted by image', 'smoothed'"
     for wrong, answer in [
         ("nothing", known),
         (None, known),

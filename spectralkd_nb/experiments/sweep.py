@@ -41,7 +41,6 @@ draws from the seed plus `TWIN`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ import torch
 
 from spectralkd_nb.distillation.store import kept_name
 from spectralkd_nb.experiments.grid import GridCallback, run_plans
-from spectralkd_nb.experiments.methods import LABELS, needs_teacher
+from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teacher
 from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid, require_keys
 from spectralkd_nb.experiments.records import FAILURE, FINISHED, Record, finished_of, state_of
 from spectralkd_nb.experiments.spectra import require_epochs
@@ -145,9 +144,11 @@ def sweep_teachers(
     sweep, stage = read_sweep(sweep), None
     for stage in _stages(sweep, store):
         _do(sweep, stage, store, retry=retry, callback=callback, device=device)
+    table = sweep_results(sweep, store)
     if stage.step != CONFIRMED:
+        sweet_spot(table)  # says it, if too few teachers are left
         raise ValueError(f"while this went on another process began to try failed runs of {store} again; call it again")
-    return sweep_results(sweep, store)
+    return table
 
 
 def _do(sweep: Sweep, stage: Stage, store: str | Path, **options: Any) -> None:
@@ -256,7 +257,10 @@ def _stages(sweep: Sweep, store: str | Path) -> Iterator[Stage]:
         if not _is_done(sweep, stage, store):
             return
         rows += [_row(*found) for found in _students_of_stage(sweep, stage, store)]
-        found = sweet_spot(pd.DataFrame(rows, columns=COLUMNS))
+        try:
+            found = sweet_spot(pd.DataFrame(rows, columns=COLUMNS))
+        except ValueError:  # too few teachers are left to choose from, as `sweep_teachers` says
+            return
         around = tuple(teacher for teacher in neighbours(found.best, sweep, number) if teacher not in seen)
         if not around or number > sweep.refinements:
             break
@@ -361,7 +365,7 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
     given = read_grid(sweep)
     require_keys(given, KEYS | OPTIONAL, KEYS, "a sweep")
     rule = given.get("learning_rate", "linear")
-    if rule not in LEARNING_RATES:
+    if not isinstance(rule, str) or rule not in LEARNING_RATES:
         raise ValueError(f"learning_rate={rule!r} is no rule; choose one of {', '.join(LEARNING_RATES)}")
     refinements = given.get("refinements", 1)
     if isinstance(refinements, bool) or not isinstance(refinements, int) or refinements < 0:
@@ -370,21 +374,21 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
     require_keys(search, {"seeds", "held_out"}, {"seeds", "held_out"}, "the search")
     require_keys(confirmation, {"seeds"}, {"seeds"}, "the confirmation")
     for what, seeds in (("search", search["seeds"]), ("confirmation", confirmation["seeds"])):
-        if not isinstance(seeds, list | tuple) or len(set(map(repr, seeds))) < max(2, len(seeds)):
+        if not isinstance(seeds, list | tuple) or len(seeds) < FEWEST or _is_repeated(seeds):
             raise ValueError(f"the {what}'s seeds are {seeds!r}; list two different ones or more")
-    if shared := [seed for seed in search["seeds"] if seed in confirmation["seeds"]]:
-        raise ValueError(f"seed {shared[0]!r} is one of the search and of the confirmation, which wants others")
     if search["held_out"] == 0:
         raise ValueError("held_out=0: a search on the test images could not be confirmed on them; give 2, 3, ...")
     protocol = _checked_protocol(given)
     if not isinstance(given["method"], Mapping) or not needs_teacher(given["method"]):
         raise ValueError(f"the method is {given['method']!r}; give one that asks a teacher")
     networks = given["teachers"]
-    if not isinstance(networks, list | tuple) or not networks:
-        raise ValueError(f"the teachers are {networks!r}; list names of networks")
+    if not isinstance(networks, list | tuple) or not networks or _is_repeated(networks):
+        raise ValueError(f"the teachers are {networks!r}; list names of networks, each once")
     also = given.get("also", ())
     if not isinstance(also, list | tuple) or not all(isinstance(one, list | tuple) and len(one) == 3 for one in also):
         raise ValueError(f"also={also!r}; list teachers as [network, batch size, epochs]")
+    if strange := [name for name in (*networks, *(one[0] for one in also)) if not isinstance(name, str)]:
+        raise ValueError(f"a teacher is {strange[0]!r}, which is no name")
     checked = Sweep(
         name=str(given.get("name", "sweep")),
         student=given["student"],
@@ -397,16 +401,21 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
         search=dict(search),
         confirmation=dict(confirmation),
         protocol=protocol,
-        method=json.loads(json.dumps(given["method"])),
+        method=checked_method("taught", given["method"]),
     )
     if len(checked.coarse) < FEWEST:
         raise ValueError("the sweep has a single teacher, and nothing to compare it with; give two or more")
     for held_out, seeds in ((search["held_out"], search["seeds"]), (0, confirmation["seeds"])):
         stage = Stage(COARSE, tuple(dict.fromkeys((*checked.coarse, *checked.also))), tuple(seeds), held_out)
         _teacher_plans(checked, stage)  # raises for what no run has
-    held = {**protocol, "held_out": 0}
-    planned_runs(_grid(checked.student, checked.teachers[0], None, {"taught": checked.method}, held, 0))
+    if shared := [seed for seed in search["seeds"] if seed in confirmation["seeds"]]:
+        raise ValueError(f"seed {shared[0]!r} is one of the search and of the confirmation, which wants others")
     return checked
+
+
+def _is_repeated(values: Sequence[Any]) -> bool:
+    """Whether one of the values is there twice; they may be of any type."""
+    return any(value in values[:place] for place, value in enumerate(values))
 
 
 def _checked_protocol(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -422,6 +431,6 @@ def _checked_protocol(given: Mapping[str, Any]) -> dict[str, Any]:
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     """A list of different numbers from 1 on."""
     right = isinstance(values, list | tuple) and values and all(type(value) is int and value > 0 for value in values)
-    if not right or (name != "also" and len(set(values)) < len(values)):
+    if not right or (name != "also" and _is_repeated(values)):
         raise ValueError(f"{name} are {values!r}; list different whole numbers from 1 on")
     return tuple(values)

@@ -86,8 +86,8 @@ def example(search: Scores = SEARCH, confirmation: Scores = CONFIRMATION) -> pd.
 
 def test_the_sweet_spot_of_three_teachers_by_hand():
     found = sweet_spot(example())
-    # Of all three: four squares of 1 by (3 - 1) (3 - 1) degrees of freedom, and LARGE is out by t of 4 at 0.05 / 2. Of the
-    # two that are left: the same squares by (2 - 1) (3 - 1).
+    # Of all three: four squares of 1 by (3 - 1) (3 - 1) degrees of freedom, and LARGE is out by t of 4 at 0.05 / 2.
+    # Of the two that are left: the same squares by (2 - 1) (3 - 1).
     assert stats.t.isf(0.05 / 2, 4) * math.sqrt(2 / 3) < 4
     assert found.deviation == pytest.approx(math.sqrt(2), rel=1e-12)
     assert found.margin == pytest.approx(4.3026527297 * math.sqrt(2) * math.sqrt(2 / 3), rel=1e-10)

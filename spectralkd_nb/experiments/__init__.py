@@ -20,6 +20,7 @@ from spectralkd_nb.experiments.records import grid_results as grid_results
 from spectralkd_nb.experiments.records import write_records as write_records
 from spectralkd_nb.experiments.responses import sweep_responses as sweep_responses
 from spectralkd_nb.experiments.spectra import stored_spectrum
+from spectralkd_nb.experiments.sweep import read_sweep as read_sweep
 from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
 from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of

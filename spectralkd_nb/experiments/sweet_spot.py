@@ -201,8 +201,8 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
     Args:
         table: of `sweep_results`. step: one of its steps.
     Returns:
-        student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
-        "alone"), seed, accuracy (percent).
+        seed; student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
+        "alone"); accuracy, percent; best (missing: tables of sweeps have no curves) and seconds, of both trainings.
     Raises:
         ValueError: the table has no such step.
     """
@@ -214,7 +214,8 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
         for alone, *which in zip(own.network.isna(), own.network, own.batch_size, own.epochs, strict=True)
     ]
     kept = {"student": "student", "teacher": None, "protocol": step, "method": named}
-    return own[["seed"]].assign(**kept, accuracy=own.student_accuracy).reset_index(drop=True)
+    runs = own[["seed", "seconds"]].assign(**kept, accuracy=own.student_accuracy, best=np.nan)
+    return runs.reset_index(drop=True)
 
 
 def _by_teacher(rows: pandas.DataFrame, values: str) -> pandas.DataFrame:

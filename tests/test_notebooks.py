@@ -20,11 +20,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # Public functions that no notebook can check, each with the test that does. Ten at the most.
 EXEMPT = {
+    "experiments.sweep_teachers": "tests/test_sweep.py::test_a_sweep_is_trained_step_by_step",  # it trains for an hour
     "course.start": "tests/test_course.py::test_start_says_what_it_settled",  # its output differs by machine
     "widgets.explore": "tests/test_widgets.py::test_slider_and_menu_move_picture_words_and_each_other",  # a widget
     "widgets.upload_picture": "tests/test_widgets.py::test_uploads_of_both_generations_of_widgets",  # a widget
     "widgets.TrainingView": "tests/test_widgets.py::test_a_training_view_draws_once_an_epoch",
-    "widgets.GridView": "tests/test_experiments.py::test_a_view_shows_table_reasons_and_the_current_run",
     "distillation.TerminalProgress": "tests/test_distillation.py::test_the_terminals_progress_says_each_epoch_once",
     "plots.use_style": "tests/test_plots.py::test_the_style_sets_palette_and_spines",  # it returns nothing
 }

@@ -580,7 +580,7 @@ def capacity_gap(table: pandas.DataFrame, teachers: Sequence[Teacher], classes: 
     for one in alone.itertuples():
         right.axhspan(one.student_lower, one.student_upper, color="0.9", lw=0, zorder=0)
         right.axhline(one.student_accuracy, color="0.4", linestyle="--", lw=1.2, zorder=1, label="students alone")
-        right.legend(loc="best", fontsize=9)
+        right.legend(loc="lower right", fontsize=9)
     left.set_title(LABELS["teacher_accuracy"], fontsize=10, loc="left")
     right.set_title(LABELS["student_accuracy"], fontsize=10, loc="left")
     recipe = f"batches of {teachers[0].batch_size}, {teachers[0].epochs} epochs"

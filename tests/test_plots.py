@@ -224,7 +224,9 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
             torch.rand(3, 32, 32, generator=generator()), torch.arange(16.0), 14, CLASSES, 4, "a teacher, picture 1"
         ),
         "response_through_training": plots.response_through_training(TRAINING, 4),
-        "similarity_matrices": plots.similarity_matrices(*similarities(), CLASSES, RankCorrelation(0.25, 0.012, 120)),
+        "similarity_matrices": plots.similarity_matrices(
+            *similarities(), CLASSES, RankCorrelation(0.25, 0.012, 120, 1.0)
+        ),
         "teacher_heat_maps": plots.teacher_heat_maps(SWEEP, RESPONSES, 4),
         "what_predicts": plots.what_predicts(SWEEP, RESPONSES, 4),
         "capacity_gap": plots.capacity_gap(SWEEP, LADDER),
@@ -814,7 +816,7 @@ def test_long_names_of_classes_are_cut_and_touch_nothing():
     image, logits = torch.rand(3, 32, 32, generator=generator()), torch.linspace(0, 40, 16)
     drawn = [
         plots.soft_targets_of(image, logits, 0, names, 1, "a teacher"),
-        plots.similarity_matrices(*similarities(), names, RankCorrelation(0.25, 0.012, 120), "a network"),
+        plots.similarity_matrices(*similarities(), names, RankCorrelation(0.25, 0.012, 120, 1.0), "a network"),
     ]
     assert [overlapping(one) for one in drawn] == [[], []]
 
@@ -878,7 +880,7 @@ def test_similarities_are_drawn_without_their_diagonal_and_told_by_their_closest
         np.testing.assert_allclose(values[off], matrix.numpy()[off], rtol=1e-6)
         assert [label.get_text() for label in axis.get_xticklabels()] == CLASSES
     with pytest.raises(ValueError, match=r"shape \(16, 16\) for 2 names"):
-        plots.similarity_matrices(*similarities(), ["a", "b"], RankCorrelation(0, 1, 1))
+        plots.similarity_matrices(*similarities(), ["a", "b"], RankCorrelation(0, 1, 1, 1))
 
 
 def test_heat_maps_hold_the_means_of_the_search_and_mark_what_it_found(figures):
@@ -945,7 +947,7 @@ def test_predictors_are_drawn_against_what_students_learnt(figures):
     ]
     for axis in drawn.figure.axes:
         assert len({line.get_marker() for line in axis.lines}) == 3
-        assert sum(len(line.get_xdata()) for line in axis.lines) == 44
+        assert sum(len(line.get_xdata()) for line in axis.lines) == 36  # of the coarse step
         assert axis.get_ylim() == drawn.figure.axes[0].get_ylim()
     order = ranked.rho.abs().sort_values(ascending=False).index
     names = {name: name.replace("_", " ") for name in ranked.index}

@@ -28,9 +28,14 @@ def search(count: int, seeds: int = 3, rho: float = 0.7, seed: int = 0) -> tuple
     for i in range(count):
         true, *others = generator.normal(size=1 + len(PREDICTORS))
         values = dict(zip(PREDICTORS, rho * true + np.sqrt(1 - rho**2) * np.array(others), strict=True))
-        step = "coarse" if i % 3 else "refined 1"
         for number in range(seeds):
-            told = {"step": step, "network": f"vgg8x{WIDTHS[i % 4]}", "batch_size": 8, "epochs": i + 1, "seed": number}
+            told = {
+                "step": "coarse",
+                "network": f"vgg8x{WIDTHS[i % 4]}",
+                "batch_size": 8,
+                "epochs": i + 1,
+                "seed": number,
+            }
             accuracy = {"teacher_accuracy": values["teacher_accuracy"], "student_accuracy": true + number / 10}
             rows.append({**told, "learning_rate": 0.1, **accuracy})
             measured = {name: values.get(name, 0.5) + number - 1 for name in MEASURES}
@@ -89,10 +94,10 @@ def test_more_that_is_known_narrows_the_interval():
     assert ((many.upper - many.lower) < 0.5 * (few.upper - few.lower)).all()
 
 
-def test_the_confirmation_and_teachers_without_every_seed_are_left_out():
+def test_later_steps_and_teachers_without_every_seed_are_left_out():
     table, responses = search(10)
-    more = [table, table[table.epochs == 2].assign(step="confirmation", student_accuracy=99.0)]
-    more = pd.concat(more, ignore_index=True)
+    more = [table[table.epochs == 2].assign(step=step, student_accuracy=99.0) for step in ("refined 1", "confirmation")]
+    more = pd.concat([table, *more], ignore_index=True)
     pd.testing.assert_frame_equal(predictors(table, responses, 4), predictors(more, responses, 4))
     fewer = table[~((table.epochs == 3) & (table.seed == 1))]
     assert 3 not in teachers_and_responses(fewer, responses, 4).epochs.tolist()

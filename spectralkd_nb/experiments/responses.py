@@ -90,10 +90,11 @@ def shipped_responses(
     """
     import pandas as pd
 
-    some, reference, rows = fewer(data, train_images), reference_similarity(data), []
+    shown, reference, rows = fewer(data, train_images), reference_similarity(data), []
     for name, epoch, network in _shipped(data):
         told = {"network": name, "epoch": epoch}
-        rows += [told | row for row in _described(network, some, reference, temperatures)]
+        # Normalised as the whole data are, which fewer images would not quite be.
+        rows += [told | row for row in _described(network, shown, reference, temperatures, used_to=data)]
     if not rows:
         raise ValueError(f"no shipped network was trained on {data.name} as it is here")
     return pd.DataFrame(rows)
@@ -125,12 +126,18 @@ def _described(
     reference: Tensor,
     temperatures: Sequence[float],
     student: nn.Module | None = None,
+    used_to: LabelledImages | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The measures of a network, and of a student's fidelity to it if there is one, by images and temperature."""
+    """The measures of a network, and of a student's fidelity to it if there is one, by images and temperature.
+
+    Args:
+        used_to: whose mean and deviation images are normalised with; the data's own if None.
+    """
+    own = data if used_to is None else used_to
     parts = {TRAINING: (data.train_images, data.train_labels), TEST: (data.test_images, data.test_labels)}
     for name, (images, labels) in parts.items():
-        its = responses(network, data, images)
-        ours = responses(student, data, images) if student is not None else None
+        its = responses(network, own, images)
+        ours = responses(student, own, images) if student is not None else None
         for temperature in temperatures:
             quality = asdict(describe_response(its, labels, reference, temperature))
             correlation = quality.pop("similarity")

@@ -230,6 +230,21 @@ def sweeps_of(means: Sequence[float], sweeps: int, seeds: int = 3, seed: int = 0
 EVERY = [Teacher("vgg8x0.25", batch_size, epochs) for batch_size in range(1, 7) for epochs in range(1, 7)]
 
 
+def test_the_unsteadiness_of_those_who_are_out_widens_nothing():
+    good = {SMALL: [71, 71, 74], MIDDLE: [80, 83, 85], LARGE: [80, 84, 85]}
+    bad = {Teacher("vgg8x1", 32, epochs): scores for epochs, scores in enumerate(([5, 45, 10], [30, 9, 38]), 1)}
+    found, alone = sweet_spot(rows("coarse", {**good, **bad})), sweet_spot(rows("coarse", good))
+    assert set(found.candidates) == set(alone.candidates) == {MIDDLE, LARGE}
+    assert (found.teachers, alone.teachers) == (5, 3)
+    pair = np.array([good[MIDDLE], good[LARGE]])
+    rest = pair - pair.mean(1, keepdims=True) - pair.mean(0) + pair.mean()
+    assert found.deviation == alone.deviation == pytest.approx(math.sqrt((rest**2).sum() / 2))
+    # But how many there were to choose from counts to the end.
+    scale = found.deviation * math.sqrt(2 / 3)
+    assert found.margin == pytest.approx(stats.t.isf(0.05 / 4, 2) * scale)
+    assert alone.margin == pytest.approx(stats.t.isf(0.05 / 2, 2) * scale)
+
+
 def test_of_36_equally_good_teachers_a_chosen_one_is_held_in_97_of_100_sweeps():
     drawn = sweeps_of([0.0] * 36, 4000)
     held = candidates_of(drawn)
@@ -365,8 +380,10 @@ def test_the_students_of_a_step_are_runs_that_methods_are_compared_by():
     table = example()
     for given in (table, pd.read_csv(io.StringIO(table.to_csv(index=False)))):
         runs = students_of(given)
-        assert sorted(runs.columns) == sorted(["student", "teacher", "protocol", "method", "seed", "accuracy"])
-        assert runs.teacher.isna().all()
+        columns = ["student", "teacher", "protocol", "method", "seed", "accuracy", "best", "seconds"]
+        assert sorted(runs.columns) == sorted(columns)
+        assert runs[["teacher", "best"]].isna().all(axis=None)
+        assert set(runs.seconds) == {1.0}
         assert (set(runs.student), set(runs.protocol)) == ({"student"}, {"confirmation"})
         by_method = runs.groupby("method", sort=False).accuracy.apply(list)
         names = ["alone", *map(str, (MIDDLE, SMALL, LARGE))]
@@ -828,6 +845,22 @@ def test_a_step_without_any_teacher_is_told_of(wide, faked, tmp_path, step):
     assert len(sweep_teachers(wide, tmp_path, retry=True)) == 2 * (9 + 1 + 8 + 8 + 3 + 1)
 
 
+def test_a_step_that_another_process_opens_again_is_told_of(wide, faked, tmp_path, monkeypatch):
+    failing = "vgg8x0.125, batches of 8, 4 epochs"
+    faked.fails = lambda plan: plan.method == failing and plan.teacher is None
+
+    def opened_again(name: str, plans: Sequence[Plan], store: Path, **options: Any) -> None:
+        faked(name, plans, store, **options)
+        if name == "faked, coarse: students":
+            for file in store.glob("*.failed.json"):
+                file.unlink()
+
+    monkeypatch.setattr("spectralkd_nb.experiments.sweep.run_plans", opened_again)
+    with pytest.raises(ValueError, match=r"another process began to try failed runs of .* again; call it again"):
+        sweep_teachers(wide, tmp_path)
+    assert list(faked.steps) == ["faked, coarse: teachers", "faked, coarse: students"]
+
+
 def test_results_are_told_where_one_teacher_alone_did_not_fail(wide, faked, tmp_path):
     spared = ("alone", "vgg8x0.125, batches of 8, 4 epochs")
     faked.fails = lambda plan: plan.teacher is None and plan.method not in spared
@@ -1176,6 +1209,9 @@ def test_a_teacher_of_the_students_own_network_is_no_twin_of_it(sweep, tmp_path)
     sweep = changed(sweep, "protocol.batch_size", 16)  # where the next step goes, around 8 and around 32
     table = sweep_teachers(sweep, tmp_path)
     assert Teacher("vgg8x0.0625", 16, 3) in teachers_in(table, "refined 1")
+    for row in table.dropna(subset="network").itertuples(index=False):  # nor does it begin as its student does
+        begun = [read_run(tmp_path / folder / RECORD).protocol for folder in (row.teacher_run, row.student_run)]
+        assert begun[0]["student fingerprint"] != begun[1]["student fingerprint"]
 
 
 def test_a_teachers_run_from_a_grid_that_kept_no_weights_is_told_of(sweep, tmp_path):

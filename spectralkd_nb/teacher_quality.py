@@ -12,7 +12,7 @@ and every control here is our operational reading of it, one function behind one
   What a student's gain loses by them came from which classes were named. What they keep did not: it is regularisation,
   or the loss itself, which labels that are as good as hard tell apart.
 
-`describe_response` has all of the first three in one call.
+`describe_response` has what one response says in one call.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ __all__ = [
 BINS = 15  # of the calibration error, as in Guo et al.
 PERMUTATIONS = 999  # of the classes, behind a rank correlation's p
 FEWEST_CLASSES = 3  # of which two pairs can be ranked
+ROUNDING = 1e-12  # relative to a feature: classes that differ by less are alike in it
+NO_POWER = 1e-12  # added to powers of values 0..1: an even image has none, and that no logarithm
 HALVINGS = 60  # of an interval, which brings it to the rounding of float64
 DIRECTIONS = 4  # of a ring of a spectrum
 FEW_IMAGES = 512  # whose spectra are in memory at one time
@@ -157,8 +159,7 @@ def class_similarity(logits: Tensor, labels: Tensor, temperature: float = 1.0) -
     Raises:
         ValueError: as `non_target_mass`, and a class without images.
     """
-    labels = labels.to(logits.device)
-    others = _others(_checked(logits), labels, temperature)
+    others, labels = _others(_checked(logits), labels, temperature), labels.to(logits.device, torch.long)
     classes = others.shape[1]
     return _class_means(others, labels, classes)
 
@@ -224,12 +225,13 @@ def rank_correlation(
     scale = np.linalg.norm(ranks[pairs]) * np.linalg.norm(theirs)
     if not scale:
         raise ValueError("in one of the similarities all pairs of classes are alike, so there is nothing to rank")
+    if permutations < 1:
+        raise ValueError(f"permutations={permutations}; give 1 or more")
     generator = np.random.default_rng(seed)
     found = ranks[pairs] @ theirs / scale
     names = np.stack([generator.permutation(len(first)) for _ in range(permutations)])
     by_chance = ranks[names[:, pairs[0]], names[:, pairs[1]]] @ theirs / scale
-    rounding = 1e-12
-    as_good = int((by_chance >= found - rounding).sum())
+    as_good = int((by_chance >= found - ROUNDING).sum())
     return RankCorrelation(
         rho=float(np.clip(found, -1, 1)),
         p=(1 + as_good) / (1 + permutations),
@@ -262,21 +264,25 @@ def centroid_similarity(features: Tensor, labels: Tensor) -> Tensor:
         features: (N, D) of any kind; each is first brought to deviation 1 over the classes' means, whatever its unit.
             labels: (N,) int64, from 0 on; each class needs images.
     Returns:
-        (classes, classes), -1..1, float64; the diagonal is 1.
+        (classes, classes), -1..1, float64; the diagonal is 1. Of a class next to the mean of all, the direction is
+        mostly noise.
     Raises:
         ValueError: not two dimensions, fewer features than images' labels, classes without images, features that are
-            the same for all classes.
+            not finite, or the same for all classes.
     """
     if features.ndim != 2 or len(features) != len(labels):
         raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}; give (N, D) and (N,)")
-    means = _class_means(features.detach().double(), labels, int(labels.max()) + 1)
+    if not len(features) or not torch.isfinite(features).all():
+        raise ValueError("features have to be finite, and of one image at least")
+    features, labels = features.detach().cpu().double(), labels.cpu().long()
+    means = _class_means(features, labels, int(labels.max()) + 1)
     centred = means - means.mean(0)
     deviation = centred.square().mean(0).sqrt()
-    told = deviation > 0
+    told = deviation > ROUNDING * features.abs().amax(0)
     if not told.any():
         raise ValueError("the classes' mean features are all the same, so they tell no similarity")
     units = F.normalize(centred[:, told] / deviation[told], dim=1)
-    return units @ units.mT
+    return (units @ units.mT).fill_diagonal_(1)
 
 
 def reference_similarity(data: LabelledImages) -> Tensor:
@@ -305,8 +311,7 @@ def _spectra_and_colours(images: Tensor) -> Tensor:
     values = images.cpu().double() / 255
     spectra = radial_spectrum(values.mean(1), edges="hann", sectors=DIRECTIONS)
     power = spectra.power[:, spectra.modes > 0]
-    floor = power.mean() * torch.finfo(torch.float32).eps  # an even image has no power, and that no logarithm
-    logs = (power + floor).log()
+    logs = (power + NO_POWER).log()
     return torch.cat([logs - logs.mean(1, keepdim=True), values.mean((2, 3))], 1)
 
 
@@ -400,10 +405,10 @@ def describe_response(logits: Tensor, labels: Tensor, reference: Tensor, tempera
     Raises:
         ValueError: what the single measures refuse.
     """
-    labels = labels.to(logits.device)
+    named = _checked(logits).argmax(1, keepdim=True)
     return ResponseQuality(
         temperature=float(temperature),
-        accuracy=100 * float((logits.argmax(1) == labels).double().mean()),
+        accuracy=100 * float(_is_label(logits, labels).gather(1, named).float().mean()),
         entropy=float(soft_target_entropy(logits, temperature).mean()),
         effective_classes=float(effective_classes(logits, temperature).mean()),
         non_target_mass=float(non_target_mass(logits, labels, temperature).mean()),
@@ -426,7 +431,7 @@ def smoothing_at_entropy(entropy: float, classes: int) -> float:
         ValueError: an entropy that no such target has.
     """
     most = math.log(classes) if classes > 1 else 0.0
-    rounding = 1e-6  # of means over images in float32
+    rounding = 1e-6 * max(most, 1)  # of means over images in float32
     if not 0 <= entropy <= most + rounding:
         raise ValueError(f"targets of {classes} classes have entropies from 0 to {most:.3f}, not {entropy}")
     low, high = 0.0, 1.0
@@ -454,7 +459,7 @@ def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, temperatur
     """
     if not 0 < smoothing <= 1:
         raise ValueError(f"smoothing={smoothing} gives no finite logits; give more than 0 and at most 1")
-    classes = logits.shape[1]
+    classes = _checked(logits).shape[1]
     ratio = (1 - smoothing + smoothing / classes) / (smoothing / classes)
     precise = torch.float64 if logits.dtype == torch.float64 else torch.float32  # whatever autocast made of the logits
     return _is_label(logits, labels).to(precise) * (_positive(temperature) * math.log(ratio))
@@ -468,11 +473,11 @@ def permuted_by_image(logits: Tensor, labels: Tensor) -> Tensor:
     non-target mass is spread evenly, with each image's own doubt.
 
     Args:
-        logits: (N, classes). labels: (N,) int64.
+        logits: (N, classes), of 3 classes or more. labels: (N,) int64.
     Returns:
         (N, classes). Draws from torch's global generator, of the logits' device.
     """
-    others = logits.shape[1] - 1
+    others = _others_of(logits, labels)
     return _reordered(logits, labels, torch.rand(len(logits), others, device=logits.device).argsort(1))
 
 
@@ -487,12 +492,18 @@ def permuted_by_class(logits: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (N, classes).
     """
-    classes = logits.shape[1]
-    if classes < FEWEST_CLASSES:
-        raise ValueError(f"of {classes} classes one is the label and one the other, which has no other place")
+    others = _others_of(logits, labels)
     generator = torch.Generator().manual_seed(seed)
-    cycles = torch.stack([_cycle(classes - 1, generator) for _ in range(classes)])
-    return _reordered(logits, labels, cycles.to(logits.device)[labels])
+    cycles = torch.stack([_cycle(others, generator) for _ in range(others + 1)])
+    return _reordered(logits, labels, cycles[labels.cpu().long()].to(logits.device))
+
+
+def _others_of(logits: Tensor, labels: Tensor) -> int:
+    """How many classes an image has beside its label, of what can be permuted."""
+    _is_label(_checked(logits), labels)
+    if logits.shape[1] < FEWEST_CLASSES:
+        raise ValueError("of 2 classes one is the label and one the other, which has no other place")
+    return logits.shape[1] - 1
 
 
 def _cycle(length: int, generator: torch.Generator) -> Tensor:

@@ -1107,3 +1107,83 @@ def test_what_else_cannot_be_is_refused():
         smoothed_labels(logits, labels, 0.1, 0)
     with pytest.raises(ValueError, match="of 2 classes one is the label and one the other, which has no other place"):
         permuted_by_class(logits[:, :2], labels.clamp(max=1))
+
+
+# --- rounding, order, and what cannot be measured ------------------------------------------------
+
+
+def test_the_order_of_images_plays_no_part_in_a_reference():
+    three = ROWS, COLUMNS, WHITE
+    data = textures(*three, *three, contrasts=(30, 30, 0, 30, 30, 0), images=300)
+    pixels = data.train_images * (data.train_images != 128)  # the even ones are black
+    order = data.train_labels.argsort(descending=True, stable=True)
+    order = torch.cat([order[data.train_labels[order] % 3 == 2], order[data.train_labels[order] % 3 != 2]])
+    mixed = reference_similarity(replace(data, train_images=pixels))
+    by_class = reference_similarity(replace(data, train_images=pixels[order], train_labels=data.train_labels[order]))
+    assert_close(by_class, mixed, rtol=0, atol=0.05)
+
+
+def test_a_feature_that_is_the_same_for_all_plays_no_part_whatever_its_value():
+    labels = torch.tensor([0] * 7 + [1] * 23 + [2] * 30)
+    told = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    constant = torch.full((60, 1), 0.1, dtype=torch.float64)
+    assert_close(centroid_similarity(torch.cat([told, constant], 1), labels), centroid_similarity(told, labels))
+    with pytest.raises(ValueError, match="all the same"):
+        centroid_similarity(constant, labels)
+
+
+def test_features_that_are_not_finite_are_refused():
+    features = torch.randn(6, 3)
+    features[0, 1] = math.nan
+    with pytest.raises(ValueError, match="finite"):
+        centroid_similarity(features, torch.arange(6) % 3)
+
+
+def test_a_class_in_the_middle_of_all_is_like_itself():
+    features = torch.tensor([[-1.0], [0.0], [1.0]])
+    assert_close(centroid_similarity(features, torch.arange(3)).diag(), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_description_refuses_in_sentences():
+    logits, labels = response(0)
+    for wrong in ((logits[0], labels), (logits, labels[:-1])):
+        with pytest.raises(ValueError, match="give"):
+            describe_response(*wrong, draw(0, 7))
+
+
+def test_two_classes_cannot_be_permuted_by_image_either():
+    with pytest.raises(ValueError, match="2 classes"):
+        permuted_by_image(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+
+
+def test_a_strange_label_is_answered_alike_everywhere():
+    with pytest.raises(ValueError, match="labels go from"):
+        permuted_by_class(torch.randn(2, 4), torch.tensor([0, 4]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_labels_may_be_any_whole_numbers(dtype):
+    logits, labels = response(0)
+    assert torch.equal(permuted_by_class(logits, labels.to(dtype)), permuted_by_class(logits, labels))
+
+
+@pytest.mark.parametrize("permutations", [0, -1])
+def test_a_p_needs_a_naming(permutations):
+    with pytest.raises(ValueError, match="permutations"):
+        rank_correlation(draw(0), draw(1), permutations=permutations)
+
+
+@pytest.mark.parametrize("classes", [10, 5000, 21841])
+def test_the_largest_entropy_in_float32_has_a_smoothing(classes):
+    mean = float(soft_target_entropy(torch.zeros(3, classes)).mean())
+    assert smoothing_at_entropy(mean, classes) == pytest.approx(1, abs=1e-3)
+
+
+def test_colours_on_equal_spectra_are_all_that_is_seen():
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randint(40, 216, (8, 1, 16, 16), generator=generator)
+    red, blue = (grey + 20 * torch.tensor(cast)[:, None, None] for cast in ((1, 0, -1), (-1, 0, 1)))
+    labels = torch.arange(4).repeat_interleave(8)
+    told = torch.cat([red, blue, red, blue]).to(torch.uint8), labels
+    found = reference_similarity(LabelledImages("casts", *told, *told, ("red", "blue", "Red", "Blue")))
+    assert_close(found, torch.tensor([[1.0, -1, 1, -1], [-1, 1, -1, 1]], dtype=torch.float64).repeat(2, 1))

@@ -31,7 +31,7 @@ from spectralkd_nb.__main__ import main
 from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import CrossEntropy, Progress, Recipe, Run, SoftTargets, TerminalProgress, train
-from spectralkd_nb.distillation.features import Connector, FeatureMatching, collected
+from spectralkd_nb.distillation.features import Connector, FeatureMatching
 from spectralkd_nb.distillation.store import RunStore
 from spectralkd_nb.experiments import (
     Plan,
@@ -54,6 +54,7 @@ from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
 from spectralkd_nb.losses import nst_loss
 from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.networks.features import collected
 
 Grid = dict[str, Any]
 

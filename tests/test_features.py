@@ -15,10 +15,11 @@ from torch.testing import assert_close
 
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, SoftTargets, train
-from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, collected
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.steps import described
 from spectralkd_nb.losses import hint_loss, spectral_shape_loss, whitened_spectral_loss
 from spectralkd_nb.networks import build
+from spectralkd_nb.networks.features import collected
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,18 @@ def test_a_fitted_connector_recovers_a_linear_map(stride):
     assert fitted.stride == (stride, stride)
     assert_close(fitted.weight, true.weight, atol=1e-5, rtol=0)
     assert_close(fitted.bias, true.bias, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 16])
+def test_a_connector_with_a_stride_has_the_gradients_of_a_strided_convolution(channels):
+    """In the layout that training uses, against float64 in the other."""
+    maps = torch.randn(16, channels, 8, 8)
+    connector = Connector(channels, 8, 2)
+    connector(maps.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+    exact = nn.Conv2d(channels, 8, 1, 2).double()
+    exact.load_state_dict(connector.state_dict())
+    exact(maps.double()).square().mean().backward()
+    assert_close(connector.weight.grad.double(), exact.weight.grad, atol=1e-6, rtol=1e-5)
 
 
 def test_a_connector_is_fitted_to_features_of_the_same_images():

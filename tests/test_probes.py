@@ -21,13 +21,12 @@ from torch.testing import assert_close
 from spectralkd_nb.__main__ import main
 from spectralkd_nb.datasets import LabelledImages, open_dataset, rotated
 from spectralkd_nb.distillation import linear_probe
-from spectralkd_nb.distillation.evaluation import in_eval_mode
-from spectralkd_nb.distillation.features import collected
 from spectralkd_nb.distillation.probes import PENALTIES, Classifier, linear_probes
 from spectralkd_nb.experiments import planned_runs, run_grid
 from spectralkd_nb.experiments.features import COMPARED, PROBED, fewer, grid_discrepancies, grid_probes
 from spectralkd_nb.losses.selectivity import nst_loss
 from spectralkd_nb.networks import build, load_weights, reestimate_batch_norm
+from spectralkd_nb.networks.features import collected, in_eval_mode
 
 Grid = dict[str, Any]
 LAYERS = ["layer1", "layer3"]

@@ -9,6 +9,7 @@ was interrupted goes on from its last checkpoint to the very tensors that an unb
 the same number of threads; on a GPU as far as its kernels add in a fixed order.
 """
 
+from spectralkd_nb.distillation.adaptive import AdaptiveMatching
 from spectralkd_nb.distillation.evaluation import evaluate, responses
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.probes import LinearProbe, linear_probe
@@ -18,6 +19,7 @@ from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets
 from spectralkd_nb.distillation.training import train
 
 __all__ = [
+    "AdaptiveMatching",
     "Connector",
     "CrossEntropy",
     "FeatureMatching",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.networks.features import in_eval_mode
 
 
 def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, precision: str = "float32") -> float:
@@ -48,17 +49,6 @@ def responses(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 found.append(network(batch))
     return torch.cat(found)
-
-
-@contextlib.contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextlib.contextmanager

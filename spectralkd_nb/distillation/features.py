@@ -1,76 +1,19 @@
-"""Features by dotted path from networks as they are, connectors that bring them to one shape, and the step for both."""
+"""Connectors that bring features to one shape, and the step that matches them."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from spectralkd_nb.distillation.evaluation import in_eval_mode
+from spectralkd_nb.adaptation import pointwise_fit
 from spectralkd_nb.distillation.steps import Step, Terms, described
+from spectralkd_nb.networks.features import collected
 from spectralkd_nb.networks.weights import randomness_kept
 
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-@contextmanager
-def collected(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What the modules at dotted paths return while the context lasts, by path; of several calls the last.
-
-    The network is not changed: hooks collect, and are gone afterwards. What a later operation in place writes over
-    would be features no more. Networks with in-place modules, such as torchvision's, therefore have copies taken; in
-    others it is found when the context ends.
-
-    Raises:
-        ValueError: no such path, a compiled network (it does not call hooks), an output that is no tensor; at the end,
-            a layer that was not called, or whose output was written over.
-    """
-    modules = _modules(network, paths)
-    in_place = any(getattr(module, "inplace", False) for module in network.modules())
-    seen: dict[str, Tensor] = {}
-    versions: dict[str, int | None] = {}
-
-    def take(path: str, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise ValueError(f"layer {path!r} returns a {type(output).__name__}, and features are a tensor")
-        copied = in_place or output.is_inference()  # inference mode counts no versions
-        seen[path] = output.clone() if copied else output
-        versions[path] = None if copied else output._version
-
-    with ExitStack() as stack:
-        for path, module in modules.items():
-            hook = module.register_forward_hook(lambda _, __, output, path=path: take(path, output))
-            stack.callback(hook.remove)
-        yield seen
-    for path in modules:
-        if path not in seen:
-            raise ValueError(f"layer {path!r} was not called, so it has no features; name another")
-        if versions[path] is not None and seen[path]._version != versions[path]:
-            raise ValueError(f"what layer {path!r} returned was written over in place; name the layer behind it")
-
-
-def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-    """What modules return for images, by path; in eval mode, without a gradient, on the network's device."""
-    if not paths:
-        return {}
-    device = next(network.parameters()).device
-    with torch.no_grad(), in_eval_mode(network), collected(network, paths) as seen:
-        network(images.to(device))
-    return seen
-
-
-def _modules(network: nn.Module, paths: Sequence[str]) -> dict[str, nn.Module]:
-    if hasattr(network, "_orig_mod"):
-        raise ValueError("a compiled network hands out no features; train with Recipe(compile=False)")
-    known = {path: module for path, module in network.named_modules() if path}
-    if missing := [path for path in paths if path not in known]:
-        near = difflib.get_close_matches(missing[0], known, 3, 0.3) or list(known)[:3]
-        raise ValueError(f"the network has no layer {missing[0]!r}; the nearest are {', '.join(map(repr, near))}")
-    return {path: known[path] for path in paths}
 
 
 class Connector(nn.Conv2d):
@@ -120,16 +63,17 @@ class Connector(nn.Conv2d):
             )
         connector = cls.between(student.detach(), teacher.detach())
         stride = connector.stride[0]
-        # Double precision on the CPU: Apple's GPUs have none.
-        maps = (x.detach().cpu() for x in (student[..., ::stride, ::stride], teacher))
-        mine, its = (x.movedim(1, -1).flatten(0, -2).double() for x in maps)
-        # Centred, so that the constant needs no column of its own; gelsd also takes channels that are dead.
-        centred = mine - mine.mean(0), its - its.mean(0)
-        weight = torch.linalg.lstsq(*centred, driver="gelsd").solution
+        weight, bias = pointwise_fit(student[..., ::stride, ::stride], teacher)
         with torch.no_grad():
-            connector.weight.copy_(weight.T[:, :, None, None])
-            connector.bias.copy_(its.mean(0) - mine.mean(0) @ weight)
+            connector.weight.copy_(weight[:, :, None, None])
+            connector.bias.copy_(bias)
         return connector.to(student.device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Pixels are left out before the convolution: oneDNN's own stride, of 1 x 1 kernels on channels-last maps of 4
+        # channels, has been seen to return wrong gradients and to write past the end of its memory (torch 2.14, AVX2).
+        stride = self.stride[0]
+        return F.conv2d(features[..., ::stride, ::stride], self.weight, self.bias)
 
     def extra_repr(self) -> str:
         stride = f", stride={self.stride[0]}" if self.stride[0] > 1 else ""
@@ -154,8 +98,12 @@ class Match(nn.Module):
         self.name, self.loss, self.student, self.teacher = name, loss, student, teacher
         self.connector = connector
 
+    def connected(self, student: Tensor) -> Tensor:
+        """The student's features as the loss takes them."""
+        return student if self.connector is None else self.connector(student)
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.loss(student if self.connector is None else self.connector(student), teacher)
+        return self.loss(self.connected(student), teacher)
 
     def __repr__(self) -> str:
         through = "" if self.connector is None else f" through {self.connector!r}"
@@ -196,13 +144,23 @@ class FeatureMatching(nn.Module):
             if not shown:  # a base that learns from labels alone
                 with torch.no_grad():
                     teacher(images)
-        found: Terms = {}
-        for match in self.matches:
-            loss = match(seen[match.student], shown[match.teacher])
-            found[match.name] = found[match.name] + loss if match.name in found else loss
-        if twice := terms.keys() & found.keys():
-            raise ValueError(f"the base step has a term {twice.pop()!r} of its own; name the matches otherwise")
-        return logits, {**terms, **found}
+        found = [(match.name, match(seen[match.student], shown[match.teacher])) for match in self.matches]
+        return logits, joined(terms, added_up(found))
 
     def __repr__(self) -> str:
         return " + ".join([described(self.base), *(f"[{match!r}]" for match in self.matches)])
+
+
+def added_up(losses: Iterable[tuple[str, Tensor]]) -> Terms:
+    """Losses by name; those of one name are one term."""
+    terms: Terms = {}
+    for name, loss in losses:
+        terms[name] = terms[name] + loss if name in terms else loss
+    return terms
+
+
+def joined(base: Terms, found: Terms) -> Terms:
+    """Both, if no name is in both."""
+    if twice := base.keys() & found.keys():
+        raise ValueError(f"the base step has a term {min(twice)!r} of its own; name the matches otherwise")
+    return {**base, **found}

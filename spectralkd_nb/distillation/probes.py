@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.distillation.evaluation import in_eval_mode
-from spectralkd_nb.distillation.features import collected
+from spectralkd_nb.networks.features import collected, in_eval_mode
 from spectralkd_nb.networks.weights import randomness_kept
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)

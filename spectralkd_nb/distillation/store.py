@@ -19,6 +19,7 @@ from spectralkd_nb.storage import write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
 LOCK = ".lock"
+STEP = "_step"  # in the name of the file that keeps what a step has learned
 PATIENCE = 0.2  # seconds; whoever looks whether a folder is busy has its lock for a moment
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
 
@@ -138,7 +139,10 @@ class RunStore:
     def checkpoint(self, state: dict[str, Any]) -> None:
         self._write(CHECKPOINT, _saved(state))
 
-    def keep(self, epoch: int, student: nn.Module) -> None:
+    def keep(self, epoch: int, student: nn.Module, step: nn.Module | None) -> None:
+        """The student after an epoch, and what the step has learned. The student last: it is what others look for."""
+        if step is not None and any(True for _ in step.parameters()):
+            self._write(kept_name(epoch, STEP), in_half_precision(step))
         self._write(kept_name(epoch), in_half_precision(student))
 
     def _write(self, name: str, content: bytes | memoryview) -> None:
@@ -183,9 +187,9 @@ def _sweep_lock(folder: Path) -> None:
             (folder / LOCK).unlink(missing_ok=True)
 
 
-def kept_name(epoch: int) -> str:
-    """The file in a run's folder that holds the student as it was after an epoch."""
-    return f"epoch_{epoch:03d}.safetensors"
+def kept_name(epoch: int, what: str = "") -> str:
+    """The file in a run's folder that holds the student as it was after an epoch; what: or the step."""
+    return f"epoch_{epoch:03d}{what}.safetensors"
 
 
 def epochs_not_kept(folder: Path, epochs: Iterable[int]) -> list[int]:

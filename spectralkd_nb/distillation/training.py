@@ -71,7 +71,8 @@ def train(
         callback: called with a `Progress` a few times a second and after each epoch.
         device: `default_device()` if None. checkpoint_seconds: at least so long between two checkpoints.
         keep_epochs: after these epochs the student's weights are also written into the folder, in half precision, as
-            `epoch_004.safetensors`: what a lesson needs that looks at a training from its beginning.
+            `epoch_004.safetensors`, and what a step has learned as `epoch_004_step.safetensors`: what a lesson needs
+            that looks at a training from its beginning.
         teacher_batch_statistics: put the teacher in train mode, so that its batch norms use, and update, the statistics
             of the batch.
         train_teacher: train the teacher's parameters too (implies train mode).
@@ -243,7 +244,7 @@ class _Loop:
                 self._finish_epoch(before, started)
                 # Before the checkpoint: a run that goes on behind an epoch has its weights.
                 if store is not None and self.epoch in keep_epochs:
-                    store.keep(self.epoch, self.student)
+                    store.keep(self.epoch, self.student, self.step if isinstance(self.step, nn.Module) else None)
                 done = self.epoch == self.recipe.epochs
                 if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
                     store.checkpoint(self.state())

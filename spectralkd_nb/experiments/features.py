@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages, rotated
-from spectralkd_nb.distillation.features import features_of
 from spectralkd_nb.distillation.history import as_it_began
 from spectralkd_nb.distillation.probes import linear_probes
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.plan import Plan, read_grid
 from spectralkd_nb.experiments.spectra import TEACHER, finished_students, sample_of
 from spectralkd_nb.losses.selectivity import KERNELS, nst_loss
+from spectralkd_nb.networks.features import features_of
 
 if TYPE_CHECKING:
     import pandas

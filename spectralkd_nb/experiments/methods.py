@@ -18,6 +18,15 @@ A method is a table of loss terms, each with its weight and its settings, as TOM
 A control takes similarity out of the teacher's response, see `teacher_quality`: it is "permuted by image", "permuted
 by class", "smoothed" (labels, smoothed to the mean entropy of the teacher's soft targets), or "hard" (labels as good as
 unsmoothed, by the same softened loss).
+
+    [methods.AMA]
+    "cross-entropy" = 1.0
+    hint = { weight = 1, layers = ["layer3"] }
+    anchor = { weight = 1, replace = ["layer3"] }
+    approach = 1
+
+With an anchor, features come from an adapted teacher: modules stand in for the blocks that `replace` names, and learn
+along; see `adaptation` and `distillation.AdaptiveMatching`.
 """
 
 from __future__ import annotations
@@ -35,10 +44,13 @@ from torch import Tensor, nn
 
 from spectralkd_nb import losses, teacher_quality
 from spectralkd_nb.activations import activation_spectra
+from spectralkd_nb.adaptation import AdaptedTeacher
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, SoftTargets, responses
-from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match, features_of
+from spectralkd_nb.distillation.adaptive import ANCHOR, APPROACH, AdaptiveMatching
+from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.steps import Control, Step
+from spectralkd_nb.networks.features import features_of
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
 FEATURES: dict[str, Callable[..., Tensor]] = {
@@ -52,9 +64,13 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
 }
 ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
 BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control"}}
+ADAPTING = {ANCHOR: {"replace"}, APPROACH: set()}
+TERMS = (*BASES, *FEATURES, *ADAPTING)  # in the order in which losses are added up
+OTHERS = BASES | ADAPTING
 BY_IMAGE, BY_CLASS, SMOOTHED, HARD = CONTROLS = ("permuted by image", "permuted by class", "smoothed", "hard")
 HARDEST = 1e-4  # label smoothing of hard targets: with none at all their logits would be infinite
 ENTROPY_OF = 4096  # training images from which the mean entropy of a teacher's soft targets is measured
+FITTED_TO = 512  # training images that an adapted teacher's modules are fitted to
 MEASURED_ON = 256  # training images from which a teacher's alpha is measured
 PROBED = 2  # images that tell the features' shapes
 
@@ -78,9 +94,9 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
         raise ValueError(f"method {name!r} is no plain data: {error}") from None
     for term, settings in terms.items():
         where = f"method {name!r}, term {term!r}"
-        if term not in (*BASES, *FEATURES):
-            raise ValueError(f"{where} is not known; {_choice(term, (*BASES, *FEATURES))}")
-        known = {"weight", *(BASES.get(term) or _settings(term))}
+        if term not in TERMS:
+            raise ValueError(f"{where} is not known; {_choice(term, TERMS)}")
+        known = {"weight", *_settings(term)}
         if strange := settings.keys() - known:
             raise ValueError(f"{where}: no setting {min(strange)!r}; {_choice(min(strange), known)}")
         weight = settings.get("weight")
@@ -89,6 +105,7 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
         settings["weight"] = float(weight)
         if term in FEATURES:
             settings["layers"] = _checked_layers(where, settings.get("layers"))
+    _check_adaptation(name, terms)
     control = terms.get(LOGITS, {}).get("control", SMOOTHED)
     if control not in CONTROLS:
         raise ValueError(f"method {name!r}, term {LOGITS!r}: no control {control!r}; {_choice(str(control), CONTROLS)}")
@@ -96,7 +113,21 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
         raise ValueError(f"method {name!r} has no {LABELS!r}; give it a weight, which may be 0")
     if LOGITS in terms and "smoothing" in terms[LABELS]:
         raise ValueError(f"method {name!r}: labels are smoothed only where no {LOGITS} are learned")
-    return {term: dict(sorted(terms[term].items())) for term in (*BASES, *FEATURES) if term in terms}
+    return {term: dict(sorted(terms[term].items())) for term in TERMS if term in terms}
+
+
+def _check_adaptation(name: str, terms: Mapping[str, Mapping[str, Any]]) -> None:
+    if APPROACH in terms and ANCHOR not in terms:
+        raise ValueError(f"method {name!r} has {APPROACH!r} and no {ANCHOR!r}, which says what adapts; give it one")
+    if ANCHOR not in terms:
+        return
+    if not any(term in FEATURES for term in terms):
+        raise ValueError(f"method {name!r} adapts a teacher of whose features it learns nothing; add a hint")
+    replaced = terms[ANCHOR].get("replace")
+    if not replaced or not isinstance(replaced, list) or not all(isinstance(path, str) for path in replaced):
+        raise ValueError(
+            f"method {name!r}, term {ANCHOR!r}: name the teacher's blocks to replace, for example replace = ['layer3']"
+        )
 
 
 def _checked_layers(where: str, layers: Any) -> list[str | list[str]]:
@@ -137,6 +168,10 @@ def method_step(
         raise ValueError(f"a method with {asks} needs a teacher, and there is none; pass one")
     weights = {term: float(settings.pop("weight")) for term, settings in terms.items()}
     labels = terms.pop(LABELS)
+    adapting = terms.pop(ANCHOR, None)
+    if adapting is not None:
+        terms.pop(APPROACH, None)
+        weights.setdefault(APPROACH, 0.0)  # not asked for: the modules learn from the anchor alone
     if LOGITS in terms:
         settings = terms.pop(LOGITS)
         if "control" in settings:
@@ -164,7 +199,10 @@ def method_step(
         loss = functools.partial(FEATURES[term], **told) if told else FEATURES[term]
         connector = Connector.between(features[mine], targets[its], seed) if term in ALIKE else None
         matches.append(Match(term, loss, mine, its, connector))
-    return FeatureMatching(base, matches), weights
+    if adapting is None:
+        return FeatureMatching(base, matches), weights
+    fitted_to = data.normalise(_spread(data.train_images, FITTED_TO))
+    return AdaptiveMatching(base, matches, AdaptedTeacher(teacher, adapting["replace"], fitted_to, seed=seed)), weights
 
 
 def _control(control: str, teacher: nn.Module, data: LabelledImages, temperature: float, seed: int) -> Control:
@@ -207,7 +245,9 @@ def measured_alphas(teacher: nn.Module, data: LabelledImages, layers: Sequence[s
 
 
 def _settings(term: str) -> set[str]:
-    """What a loss on features can be told, beside the features."""
+    """What a term can be told, beside its weight; of a loss on features, what it takes beside the features."""
+    if term in OTHERS:
+        return OTHERS[term]
     return {"layers", *list(inspect.signature(FEATURES[term]).parameters)[2:]}
 
 

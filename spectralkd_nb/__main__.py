@@ -25,6 +25,7 @@ from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses,
 from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.experiments.sweep import failed_runs, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
+from spectralkd_nb.experiments.targets import grid_targets
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
 from spectralkd_nb.storage import write_whole
@@ -89,6 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
     discrepancies = commands.add_parser("grid-discrepancies", help="how far students' channels are from a teacher's")
     add_grid_table(discrepancies, "one row a student, layer and kernel")
     discrepancies.set_defaults(run=write_grid_discrepancies)
+    targets = commands.add_parser("grid-targets", help="what students were to match, and whether it came toward them")
+    add_grid_table(targets, "one row a run, epoch and pair of layers")
+    targets.set_defaults(run=write_grid_targets)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -214,6 +218,16 @@ def write_grid_discrepancies(options: argparse.Namespace) -> None:
     write_measured(
         options, lambda: grid_discrepancies(options.grid, options.store, options.layers), "discrepancies measured"
     )
+
+
+def write_grid_targets(options: argparse.Namespace) -> None:
+    """What `grid_targets` finds; of the grid's first seed at every kept epoch."""
+
+    def measure() -> pandas.DataFrame:
+        grid = read_grid(options.grid)
+        return grid_targets(grid, options.store, options.layers, all_epochs_of=planned_runs(grid)[0].seed)
+
+    write_measured(options, measure, "targets measured")
 
 
 def write_measured(options: argparse.Namespace, measure: Callable[[], pandas.DataFrame], done: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -292,6 +293,42 @@ def _require_shape(
 
 
 # --- what came of it -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TargetQuality:
+    """What `describe_target` finds of a target and of the student that is to match it.
+
+    Attributes:
+        mismatch: share of the target that the student cannot match, 0 to 1; see `mismatch`.
+        moved: mean squared distance of the target from the teacher's own, in units of the latter's variance.
+        channels, channels_before: `effective_channels` of the target, and of the teacher's own.
+    """
+
+    mismatch: float
+    moved: float
+    channels: float
+    channels_before: float
+
+
+def describe_target(student: Tensor, target: Tensor, original: Tensor) -> TargetQuality:
+    """Of one layer: can the student match the target, how far has it moved, and has it become poor?
+
+    Args:
+        student: (B, C, H, W). target: (B, D, H', W'), as the adapted teacher has it. original: the same shape, as the
+            teacher has it. All of the same images.
+
+    Raises:
+        ValueError: what `mismatch` refuses, or shapes of target and original that differ.
+    """
+    if target.shape != original.shape:
+        raise ValueError(f"the target {tuple(target.shape)} and the original {tuple(original.shape)} differ in shape")
+    before, after = _samples(original), _samples(target)
+    variance = (before - before.mean(0)).square().sum()
+    moved = (after - before).square().sum() / variance if variance > 0 else torch.zeros(())
+    return TargetQuality(
+        mismatch(student, target), float(moved), effective_channels(target), effective_channels(original)
+    )
 
 
 def mismatch(student: Tensor, target: Tensor) -> float:

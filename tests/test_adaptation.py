@@ -12,7 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from spectralkd_nb.adaptation import AdaptedTeacher, AdaptiveModule, effective_channels, mismatch, pointwise_fit
+from spectralkd_nb.adaptation import (
+    AdaptedTeacher,
+    AdaptiveModule,
+    describe_target,
+    effective_channels,
+    mismatch,
+    pointwise_fit,
+)
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import AdaptiveMatching, CrossEntropy, Match, Recipe, SoftTargets, read_run, train
 from spectralkd_nb.distillation.features import Connector
@@ -456,3 +463,19 @@ def test_effective_channels_count_directions():
     assert effective_channels(torch.ones(2, 3, 4, 4)) == 0
     with pytest.raises(ValueError, match=r"\(B, C, H, W\) is needed"):
         effective_channels(torch.ones(2, 3))
+
+
+def test_a_target_is_described_by_what_is_known_of_it():
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(50, 6, 16, 16, generator=generator, dtype=torch.float64)
+    student = original[:, :3]
+    stayed = describe_target(student, original, original)
+    assert stayed.moved == 0
+    assert stayed.mismatch == pytest.approx(0.5, abs=0.01)  # three of six channels
+    assert stayed.channels == stayed.channels_before
+    poor = describe_target(student, original * torch.tensor([1.0, 0, 0, 0, 0, 0])[:, None, None], original)
+    assert poor.mismatch < 1e-10
+    assert poor.moved == pytest.approx(5 / 6, abs=0.01)
+    assert (poor.channels, poor.channels_before) == (pytest.approx(1), pytest.approx(6, abs=0.01))
+    with pytest.raises(ValueError, match="differ in shape"):
+        describe_target(student, original[:, :2], original)

@@ -24,6 +24,7 @@ from spectralkd_nb.experiments.sweep import read_sweep as read_sweep
 from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
 from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
+from spectralkd_nb.experiments.targets import kept_pairs
 
 __all__ = [
     "Plan",
@@ -31,6 +32,7 @@ __all__ = [
     "SweetSpot",
     "Teacher",
     "compare_methods",
+    "kept_pairs",
     "ladder",
     "method_step",
     "paired_difference",

@@ -65,7 +65,7 @@ def grid_probes(
         if id(own) not in tasks:
             tasks[id(own)] = fewer(rotated(own) if data is None else data, train_images)
         task = tasks[id(own)]
-        for taught in _with_teachers(plan, grid["pairs"]):
+        for taught in with_teachers(plan, grid["pairs"]):
             which = taught.teacher, taught.teacher_weights, taught.protocol
             if which not in teachers:
                 told = _told(taught) | {"student": None, "method": TEACHER, "seed": None}
@@ -100,7 +100,7 @@ def grid_discrepancies(
     for plan, student, own in _students(bench, grid, store):
         images = sample_of(own)
         mine = features_of(student, images, layers)
-        for taught in _with_teachers(plan, grid["pairs"]):
+        for taught in with_teachers(plan, grid["pairs"]):
             which = taught.teacher, taught.teacher_weights, taught.protocol
             if which not in shown:
                 shown[which] = features_of(bench.teacher_of(taught), images, layers)
@@ -150,7 +150,7 @@ def _students(
         yield plan, network, data
 
 
-def _with_teachers(plan: Plan, pairs: Sequence[Mapping[str, Any]]) -> list[Plan]:
+def with_teachers(plan: Plan, pairs: Sequence[Mapping[str, Any]]) -> list[Plan]:
     """The plan, if it has a teacher; else one for each teacher that the pairs have for its student."""
     if plan.teacher:
         return [plan]

@@ -1,0 +1,151 @@
+"""What a grid's students were given to match, and whether it came toward them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectralkd_nb.activations import activation_spectra
+from spectralkd_nb.adaptation import describe_target
+from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.distillation import evaluate, responses
+from spectralkd_nb.distillation.history import as_it_began, kept_networks
+from spectralkd_nb.distillation.steps import Step
+from spectralkd_nb.distillation.store import STEP, kept_name
+from spectralkd_nb.experiments.features import OF_A_RUN, with_teachers
+from spectralkd_nb.experiments.grid import Bench
+from spectralkd_nb.experiments.methods import ANCHOR, FEATURES, method_step
+from spectralkd_nb.experiments.plan import Plan, read_grid
+from spectralkd_nb.experiments.records import Record
+from spectralkd_nb.experiments.spectra import finished_students, sample_of
+from spectralkd_nb.networks import load_weights
+from spectralkd_nb.networks.features import features_of
+from spectralkd_nb.pictures import photograph_crops
+
+if TYPE_CHECKING:
+    import pandas
+
+SIZE, EACH = 128, 4  # pixels a side, and how many cut-outs of each photograph, for alpha
+MEASURED = [
+    *("mismatch", "moved", "channels", "channels_before", "adapted_accuracy", "test_loss"),
+    *("target_alpha", "target_lower", "target_upper", "student_alpha", "student_lower", "student_upper"),
+]
+
+
+def grid_targets(
+    grid: Mapping[str, Any] | str | Path, store: str | Path, layers: Sequence[str], all_epochs_of: int
+) -> pandas.DataFrame:
+    """The targets of every student in a store; for those that were given none, the teacher's own layers.
+
+    Students that learned features are measured at the layers that they learned, from the teacher that they had, be it
+    adapted or not. Mismatch, distance and channels are of about 256 test images of the protocol; alpha is of four
+    cut-outs of 128 pixels of each photograph in `pictures.photographs`, pooled over images and channels, with a 95 %
+    interval over cut-outs.
+
+    Args:
+        grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths that students and
+            teachers share, for students that learned no features. all_epochs_of: the seed whose runs are measured at
+            every kept epoch, and before training (epoch 0); those of others only at the last.
+
+    Returns:
+        one row a run, epoch and pair of layers: student, teacher, protocol, method, seed, epoch, layer (the target's),
+        the columns of `TargetQuality`, adapted_accuracy (of the teacher that gave the target, percent), test_loss (the
+        student's cross-entropy on the test images, nats), target_alpha, student_alpha, and their intervals' ends.
+
+    Raises:
+        ValueError: a finished run did not keep what is asked for, or a layer that does not exist.
+    """
+    import pandas as pd
+
+    grid, bench, rows = read_grid(grid), Bench(), []
+    crops = 255 * photograph_crops(SIZE, EACH)
+    originals: dict[tuple, Target] = {}
+    for record, epoch, student, data in finished_students(bench, grid, store, all_epochs_of):
+        folder, images = Path(store).expanduser() / record.plan.folder, sample_of(data)
+        for plan in with_teachers(record.plan, grid["pairs"]):
+            adapted = None
+            if ANCHOR in plan.terms:
+                adapted = step_as_kept(record, folder, epoch, bench).adapted.network
+            for mine, its in _layers(plan, layers):
+                which = plan.teacher, plan.teacher_weights, plan.protocol, its
+                if which not in originals:
+                    originals[which] = _target(bench.teacher_of(plan), data, images, crops, its)
+                original = originals[which]
+                target = original if adapted is None else _target(adapted, data, images, crops, its)
+                features = features_of(student, images, [mine])[mine]
+                rows.append(
+                    {key: getattr(plan, key) for key in OF_A_RUN}
+                    | {"epoch": epoch, "layer": its}
+                    | vars(describe_target(features, target.features, original.features))
+                    | target.facts
+                    | {
+                        "test_loss": loss_on_test_images(student, data),
+                        **alpha_of(student, data, crops, mine, "student"),
+                    }
+                )
+    return pd.DataFrame(rows, columns=[*OF_A_RUN, "epoch", "layer", *MEASURED])
+
+
+class Target(NamedTuple):
+    """What a layer of a network returns, and what is known of it."""
+
+    features: Tensor
+    facts: dict[str, float]
+
+
+def _target(network: nn.Module, data: LabelledImages, images: Tensor, crops: Tensor, layer: str) -> Target:
+    alphas = alpha_of(network, data, crops, layer, "target")
+    return Target(features_of(network, images, [layer])[layer], {**alphas, "adapted_accuracy": evaluate(network, data)})
+
+
+def _layers(plan: Plan, layers: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of layers that a run learned, or those that are asked for."""
+    pairs = [pair for term, settings in plan.terms.items() if term in FEATURES for pair in settings["layers"]]
+    named = [(pair, pair) if isinstance(pair, str) else tuple(pair) for pair in pairs]
+    return list(dict.fromkeys(named)) or [(layer, layer) for layer in layers]
+
+
+def step_as_kept(record: Record, folder: Path, epoch: int, bench: Bench) -> Step:
+    """What a run learned from, in eval mode: its step as it was after an epoch that was kept, or at epoch 0.
+
+    Raises:
+        OSError: the run kept no step at that epoch.
+    """
+    plan, data = record.plan, bench.data_of(record.plan)
+    began = as_it_began(record.run, len(data.classes), sample_of(data))
+    step, _ = method_step(plan.terms, began, bench.teacher_of(plan), data, plan.seed)
+    if epoch and isinstance(step, nn.Module):
+        load_weights(step, folder / kept_name(epoch, STEP))
+    return step.eval() if isinstance(step, nn.Module) else step
+
+
+def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, Step]]:
+    """By epoch, a run's student and what it learned from, as a store kept them; 0 is before training.
+
+    Args:
+        record: of a finished run whose step has something that learns, such as `AdaptiveMatching`.
+
+    Raises:
+        ValueError: the run kept no epochs.
+    """
+    bench, folder = Bench(), Path(store).expanduser() / record.plan.folder
+    data = bench.data_of(record.plan)
+    students = kept_networks(record.run, folder, len(data.classes), sample_of(data))
+    return {epoch: (student.eval(), step_as_kept(record, folder, epoch, bench)) for epoch, student in students}
+
+
+def loss_on_test_images(network: nn.Module, data: LabelledImages) -> float:
+    """Mean cross-entropy on the test images, nats."""
+    logits = responses(network, data, data.test_images)
+    return float(F.cross_entropy(logits, data.test_labels.to(logits.device)))
+
+
+def alpha_of(network: nn.Module, data: LabelledImages, crops: Tensor, layer: str, whose: str) -> dict[str, float]:
+    """alpha of a layer over cut-outs (values 0 to 255), and its 95 % interval, as columns named after `whose`."""
+    found = activation_spectra(network, data.normalise(crops), [layer], progress=False).exponent(layer)
+    low, high = found.interval
+    return {f"{whose}_alpha": float(found.alpha), f"{whose}_lower": low, f"{whose}_upper": high}

@@ -134,7 +134,7 @@ def test_what_an_adaptation_lacks_is_said_before_anything_is_trained(change, tol
 
 
 def test_a_block_that_is_not_there_is_answered_with_the_nearest(pair, shades):
-    with pytest.raises(ValueError, match="no layer 'layer22'; the nearest are 'layer2.2', 'layer2'"):
+    with pytest.raises(ValueError, match=r"no layer 'layer22'; the nearest are 'layer2\.2', 'layer2'"):
         method_step(AMA | {"anchor": {"weight": 1, "replace": ["layer22"]}}, *pair, shades)
 
 

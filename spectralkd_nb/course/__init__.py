@@ -6,6 +6,7 @@ from spectralkd_nb.course.exercises_3 import check_halved, check_still_point, ch
 from spectralkd_nb.course.exercises_4 import check_equal_octaves, check_planned_seeds, check_shift_blind_loss
 from spectralkd_nb.course.exercises_5 import check_fooled_kernels, check_representatives, check_style_loss
 from spectralkd_nb.course.exercises_6 import check_equal_doubt, check_even_spread, check_winners_luck
+from spectralkd_nb.course.exercises_7 import check_best_students, check_quarter_way, check_smaller_module
 from spectralkd_nb.course.exercises_9 import check_confidence_step, check_steps
 from spectralkd_nb.course.lesson import Lesson, progress, start
 from spectralkd_nb.course.verdicts import Verdict
@@ -15,6 +16,7 @@ __all__ = [
     "Verdict",
     "check_average_gap",
     "check_band_exponents",
+    "check_best_students",
     "check_confidence_step",
     "check_equal_doubt",
     "check_equal_octaves",
@@ -24,9 +26,11 @@ __all__ = [
     "check_leaf_density",
     "check_phase_noise",
     "check_planned_seeds",
+    "check_quarter_way",
     "check_relu_loss",
     "check_representatives",
     "check_shift_blind_loss",
+    "check_smaller_module",
     "check_steep_kernel",
     "check_steps",
     "check_still_point",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from spectralkd_nb import teacher_quality
-from spectralkd_nb.course.verdicts import Verdict, left_open, right, wrong
+from spectralkd_nb.course.verdicts import Verdict, left_open, number_of, right, wrong
 from spectralkd_nb.experiments.sweet_spot import SweetSpot
 
 SPREAD_AT = 4.0  # the temperature of exercise 2
@@ -24,25 +23,13 @@ def check_equal_doubt(temperature: float | None, late: Tensor, early: Tensor) ->
     """
     if temperature is None:
         return left_open("6.1", "replace None by a temperature")
-    asked = _number(temperature)
+    asked = number_of(temperature)
     if asked is None or not 0 < asked < 1000:
         return wrong("6.1", f"{temperature!r} is no temperature between 0 and 1000")
     found = float(teacher_quality.effective_classes(late, asked).mean())
     goal = float(teacher_quality.effective_classes(early).mean())
     said = f"at T = {asked:g} it names {found:.2f} classes an image, and the early one {goal:.2f} at T = 1"
     return right("6.1", said) if abs(found - goal) <= 0.02 * goal else wrong("6.1", said)
-
-
-def _number(value: object) -> float | None:
-    """A real number, also one of numpy's or in a tensor of no dimensions; None for everything else."""
-    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def check_even_spread(control: Callable[[Tensor, Tensor], Tensor] | None) -> Verdict:
@@ -88,7 +75,7 @@ def check_winners_luck(points: float | None, spot: SweetSpot) -> Verdict:
     """
     if points is None:
         return left_open("6.3", "replace None by points of accuracy")
-    asked = _number(points)
+    asked = number_of(points)
     if asked is None:
         return wrong("6.3", f"{points!r} is no number of points")
     wanted = spot.deviation / math.sqrt(spot.seeds) * _highest_of(spot.teachers)

@@ -7,7 +7,11 @@ teacher's copy from them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,3 +35,15 @@ def wrong(exercise: str, why: str) -> Verdict:
 
 def right(exercise: str, remark: str) -> Verdict:
     return Verdict(True, f"Exercise {exercise} is solved: {remark}.")
+
+
+def number_of(value: object) -> float | None:
+    """A real number, also one of numpy's or in a tensor of no dimensions; None for everything else."""
+    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -14,7 +14,7 @@ from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs
 from spectralkd_nb.experiments.plan import read_grid as read_grid
 from spectralkd_nb.experiments.predictors import ladder, predictors
-from spectralkd_nb.experiments.records import Record, read_records, results_of
+from spectralkd_nb.experiments.records import Record, epochs_to, read_records, results_of
 from spectralkd_nb.experiments.records import finished_runs as finished_runs
 from spectralkd_nb.experiments.records import grid_results as grid_results
 from spectralkd_nb.experiments.records import write_records as write_records
@@ -24,7 +24,7 @@ from spectralkd_nb.experiments.sweep import read_sweep as read_sweep
 from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
 from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
-from spectralkd_nb.experiments.targets import kept_pairs
+from spectralkd_nb.experiments.targets import kept_pairs, meeting_of
 
 __all__ = [
     "Plan",
@@ -32,8 +32,10 @@ __all__ = [
     "SweetSpot",
     "Teacher",
     "compare_methods",
+    "epochs_to",
     "kept_pairs",
     "ladder",
+    "meeting_of",
     "method_step",
     "paired_difference",
     "planned_runs",

@@ -178,6 +178,9 @@ def compare_methods(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    *,
+    value: str = "accuracy",
+    lower_is_better: bool = False,
 ) -> pandas.DataFrame:
     """Each method against a baseline, by their accuracy over the seeds that both have.
 
@@ -195,6 +198,8 @@ def compare_methods(
         runs: as for `summary`; columns best and seconds are not needed.
         baseline: a method.
         confidence, resamples, seed: as for `paired_difference`.
+        value: the column that is compared in place of the accuracy; "test_loss" for instance, in its own unit.
+        lower_is_better: of that value; the difference stays method minus baseline.
     Returns:
         One row for each group and method but the baseline: student, teacher, protocol, method, baseline; seeds, how
         many are common; difference, method minus baseline, in points; deviation of the differences; lower, upper of
@@ -202,11 +207,14 @@ def compare_methods(
         seeds nothing is tested: all but the difference is NaN (that too with none) and the verdict "inconclusive".
     Raises:
         ValueError: a baseline that no run has, a method with a seed twice, or with a teacher and without one, an
-            accuracy that is not finite, an option out of range.
+            accuracy that is not finite, an option out of range, a value that the runs do not have.
     """
     import pandas as pd
 
     _check_options(confidence, resamples)
+    if value not in runs:
+        raise ValueError(f"the runs have no {value!r}; they have {', '.join(map(str, runs.columns))}")
+    runs = runs.assign(accuracy=runs[value])
     _check_runs(runs)
     methods = list(runs.method.unique())
     if baseline not in methods:
@@ -220,7 +228,7 @@ def compare_methods(
         }
         corrected = _holm([one.p for one in found.values()])
         for (method, one), p_holm in zip(found.items(), corrected, strict=True):
-            verdict = _verdict(one.mean, p_holm, confidence)
+            verdict = _verdict(-one.mean if lower_is_better else one.mean, p_holm, confidence)
             intervals = (*one.t_interval, *one.bootstrap_interval)
             values = (one.count, one.mean, one.deviation, *intervals, one.p, p_holm, one.detectable, verdict)
             rows.append((*group, method, baseline, *values))

@@ -101,6 +101,18 @@ def results_of(records: Iterable[Record]) -> pandas.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def epochs_to(run: Run, accuracy: float) -> int:
+    """How many epochs a run took until its accuracy on the test images was this high for the first time.
+
+    A run that never was counts as one epoch more than it had: less than it would have taken.
+
+    Args:
+        accuracy: in percent.
+    """
+    curve = run.curves["test accuracy"]
+    return next((epoch for epoch, reached in enumerate(curve, 1) if reached >= accuracy), len(curve) + 1)
+
+
 def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pandas.DataFrame:
     """One row a run of a grid, done or not: the columns of `results_of`, then state and reason.
 

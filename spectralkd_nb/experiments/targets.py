@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.adaptation import describe_target
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.distillation import evaluate, responses
+from spectralkd_nb.distillation import AdaptiveMatching, evaluate, responses
 from spectralkd_nb.distillation.history import as_it_began, kept_networks
 from spectralkd_nb.distillation.steps import Step
 from spectralkd_nb.distillation.store import STEP, kept_name
@@ -136,6 +137,25 @@ def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, 
     data = bench.data_of(record.plan)
     students = kept_networks(record.run, folder, len(data.classes), sample_of(data))
     return {epoch: (student.eval(), step_as_kept(record, folder, epoch, bench)) for epoch, student in students}
+
+
+class Meeting(NamedTuple):
+    """Both sides of one match, (B, C, H, W) each."""
+
+    target: Tensor
+    offered: Tensor
+
+
+def meeting_of(student: nn.Module, step: AdaptiveMatching, images: Tensor) -> Meeting:
+    """What an adapted teacher asks for and what the student offers through its connector, at the step's first match.
+
+    Args:
+        images: (B, 3, H, W), normalised; of any size that the networks take.
+    """
+    match = step.matches[0]
+    target = features_of(step.adapted.network, images, [match.teacher])[match.teacher]
+    with torch.no_grad():
+        return Meeting(target, match.connected(features_of(student, images, [match.student])[match.student]))
 
 
 def loss_on_test_images(network: nn.Module, data: LabelledImages) -> float:

@@ -1,6 +1,7 @@
 """Teachers and students: the families that the field distils, their weights, and the list of a network's layers."""
 
 from spectralkd_nb.networks.families import NAMES
+from spectralkd_nb.networks.features import features_of
 from spectralkd_nb.networks.layers import Layer, list_layers
 from spectralkd_nb.networks.random_network import RandomNetwork, draw_kernels
 from spectralkd_nb.networks.twins import (
@@ -18,6 +19,7 @@ __all__ = [
     "RandomNetwork",
     "build",
     "draw_kernels",
+    "features_of",
     "list_layers",
     "load_weights",
     "reestimate_batch_norm",

@@ -5,6 +5,7 @@ with the figure's numbers in words. As the last line of a cell it shows the pict
 that a reader without the picture reads the same, and nbval compares the numbers.
 """
 
+from spectralkd_nb.plots.adaptation import adapted_network, claims, meeting, targets_through_training
 from spectralkd_nb.plots.depth import (
     depth_profile,
     depth_summary,
@@ -49,8 +50,10 @@ from spectralkd_nb.plots.training import training_curves
 __all__ = [
     "PALETTE",
     "CaptionedFigure",
+    "adapted_network",
     "capacity_gap",
     "channel_exponents",
+    "claims",
     "cosines_between_channels",
     "depth_profile",
     "depth_summary",
@@ -66,6 +69,7 @@ __all__ = [
     "kernels_by_sigma",
     "law_by_band",
     "layer",
+    "meeting",
     "method_comparison",
     "most_excited",
     "operation",
@@ -80,6 +84,7 @@ __all__ = [
     "soft_targets_of",
     "spectra_and_laws",
     "spectra_while_learning",
+    "targets_through_training",
     "teacher_heat_maps",
     "training_curves",
     "two_pixel_sets",

@@ -54,7 +54,7 @@ def heard_by_frequency(errors: Mapping[str, tuple[Tensor, Tensor]], title: str =
         right.plot(x, 100 * octaves.share, **style)
         right.plot([0, most + 1], [100 * octaves.mean, 100 * octaves.corners], **(style | {"linestyle": "none"}))
         right.plot(x[[0, -1]], [100 * octaves.share.mean()] * 2, color=PALETTE[i], lw=1, linestyle=":")
-    _label_rings(left, list(spectra.values()))
+    label_rings(left, list(spectra.values()))
     left.set(title="error by mode", ylabel="power of the error")
     left.legend(loc="lower left", fontsize=9)
     right.set_xticks(range(most + 2), _names(most))
@@ -63,7 +63,7 @@ def heard_by_frequency(errors: Mapping[str, tuple[Tensor, Tensor]], title: str =
     figure.suptitle(title, fontsize=11)
     said = []
     for name, octaves in shares.items():
-        alpha = _alpha(spectra[name])
+        alpha = alpha_or_nan(spectra[name])
         said.append(f"{name}, {f'alpha {alpha:.2f}' if math.isfinite(alpha) else NO_ALPHA}, {_said(octaves)}")
     return CaptionedFigure(figure, f"Where the pixel loss lies: {'; '.join(said)}.")
 
@@ -179,7 +179,7 @@ def gradient_spectra(spectra: Mapping[str, RadialSpectrum], error: RadialSpectru
         style = {"color": PALETTE[i], "marker": MARKERS[i], "ms": max(10 - 1.5 * i, 3), "mfc": "none"}
         seen = torch.where(curve.power < FAINTEST, torch.nan, curve.power)
         axis.plot(curve.frequency, seen, linestyle=DASHES[i], label=name, **style)
-    _label_rings(axis, [reference, *curves.values()], FAINTEST)
+    label_rings(axis, [reference, *curves.values()], FAINTEST)
     axis.set(title=title, ylabel="power of the gradient / its mean")
     figure.legend(loc="outside right upper", fontsize=9)
     parts = [f"{100 * _share_above(curve, HIGH):.0f} % of {name}" for name, curve in curves.items()]
@@ -208,7 +208,7 @@ def spectra_while_learning(
         raise ValueError(f"there is no spectrum of epoch {epoch}; the epochs are {', '.join(map(str, spectra))}")
     curves = {at: _normalised(spectrum, f"the student of epoch {at}") for at, spectrum in spectra.items()}
     target = _normalised(teacher, "the teacher")
-    alphas, goal = [_alpha(curve) for curve in curves.values()], _alpha(target)
+    alphas, goal = [alpha_or_nan(curve) for curve in curves.values()], alpha_or_nan(target)
     distances = [shape_distance(curve, target) for curve in curves.values()]
     now = list(curves).index(epoch)
     # Axes at fixed places, as for every slider.
@@ -217,9 +217,9 @@ def spectra_while_learning(
     above, below = (figure.add_axes((0.69, bottom, 0.295, 0.3)) for bottom in (0.6, 0.15))
     _draw_epochs(left, curves, target, epoch)
     left.set(title=title, ylabel="power / its mean")
-    _draw_course(above, alphas, goal, now, curves)
+    draw_course(above, alphas, goal, now, curves)
     above.set_title("exponent α", fontsize=9)
-    _draw_course(below, distances, 0.0, now, curves)
+    draw_course(below, distances, 0.0, now, curves)
     below.set(xlabel="epoch")
     below.set_title("distance of the shapes, ln power", fontsize=9)
     low, high = default_band(teacher.shape)
@@ -228,7 +228,7 @@ def spectra_while_learning(
         exponents = NO_ALPHA
     return CaptionedFigure(
         figure,
-        f"{title}, {_when(epoch)}: {exponents}; relative to the mean, a typical mode's power is off by a factor of "
+        f"{title}, {when(epoch)}: {exponents}; relative to the mean, a typical mode's power is off by a factor of "
         f"{math.exp(distances[now]):.2f}.",
     )
 
@@ -240,13 +240,13 @@ def _draw_epochs(axis, curves: Mapping[int, RadialSpectrum], target: RadialSpect
         axis.plot(curve.frequency, curve.power, color=PALETTE[5], lw=1, alpha=0.5, label=label)
     teacher = {"color": PALETTE[1], "linestyle": "--", "marker": MARKERS[1], "ms": 4, "label": "teacher"}
     axis.plot(target.frequency, target.power, **teacher)
-    student = {"color": PALETTE[0], "lw": 2.5, "marker": MARKERS[0], "ms": 5, "label": f"student {_when(epoch)}"}
+    student = {"color": PALETTE[0], "lw": 2.5, "marker": MARKERS[0], "ms": 5, "label": f"student {when(epoch)}"}
     axis.plot(curves[epoch].frequency, curves[epoch].power, **student)
-    _label_rings(axis, [target, *curves.values()])
+    label_rings(axis, [target, *curves.values()])
     axis.legend(loc="lower left", fontsize=9)
 
 
-def _draw_course(axis, values: Sequence[float], goal: float, now: int, epochs: Iterable[int]) -> None:
+def draw_course(axis, values: Sequence[float], goal: float, now: int, epochs: Iterable[int]) -> None:
     """One number by epoch, and where the teacher is; epochs at equal distances, because most happens in the first."""
     if not any(map(math.isfinite, values)):
         axis.axis("off")
@@ -260,7 +260,7 @@ def _draw_course(axis, values: Sequence[float], goal: float, now: int, epochs: I
     axis.margins(y=0.15)
 
 
-def _when(epoch: int) -> str:
+def when(epoch: int) -> str:
     return f"after epoch {epoch}" if epoch else "before training"
 
 
@@ -281,7 +281,7 @@ def _share_above(spectrum: RadialSpectrum, frequency: float) -> float:
     return float(power[nominal > frequency].sum() / power.sum())
 
 
-def _alpha(spectrum: RadialSpectrum) -> float:
+def alpha_or_nan(spectrum: RadialSpectrum) -> float:
     """Over the default band; NaN on maps that are too small for a line."""
     try:
         return float(fit_power_law(spectrum).alpha)
@@ -289,7 +289,7 @@ def _alpha(spectrum: RadialSpectrum) -> float:
         return math.nan
 
 
-def _label_rings(axis, spectra: Sequence[RadialSpectrum], faintest: float = 0.0) -> None:
+def label_rings(axis, spectra: Sequence[RadialSpectrum], faintest: float = 0.0) -> None:
     """Frequency across and power upwards, with room for all of these spectra down to the faintest power."""
     power = torch.cat([spectrum.power for spectrum in spectra])
     _label_frequencies(axis, max(min(spectrum.shape) for spectrum in spectra), 0.6)

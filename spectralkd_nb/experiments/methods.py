@@ -117,8 +117,8 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
 
 
 def _check_adaptation(name: str, terms: Mapping[str, Mapping[str, Any]]) -> None:
-    if APPROACH in terms and ANCHOR not in terms:
-        raise ValueError(f"method {name!r} has {APPROACH!r} and no {ANCHOR!r}, which says what adapts; give it one")
+    if (APPROACH in terms) != (ANCHOR in terms):
+        raise ValueError(f"method {name!r} needs both {ANCHOR!r} and {APPROACH!r}, or neither; a weight may be 0")
     if ANCHOR not in terms:
         return
     if not any(term in FEATURES for term in terms):
@@ -170,8 +170,7 @@ def method_step(
     labels = terms.pop(LABELS)
     adapting = terms.pop(ANCHOR, None)
     if adapting is not None:
-        terms.pop(APPROACH, None)
-        weights.setdefault(APPROACH, 0.0)  # not asked for: the modules learn from the anchor alone
+        del terms[APPROACH]
     if LOGITS in terms:
         settings = terms.pop(LOGITS)
         if "control" in settings:

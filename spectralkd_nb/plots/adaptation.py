@@ -167,12 +167,12 @@ def meeting(
         style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": DASHES[i], "ms": 4}
         right.plot(curve.frequency, curve.power, label=f"{name}, α = {alphas[name]:.2f}", **style)
     label_rings(right, [on_cpu(spectrum) for spectrum in spectra.values()])
-    right.set_ylabel("power", fontsize=9)
+    right.set_title("power of the layer, all photographs", fontsize=9)
     right.legend(loc="lower left", fontsize=8)
     below = fixed_axis(figure, 4.0, 0.45, 3.85, 0.8)
     values = [100 * value for value in mismatches.values()]
     draw_course(below, values, values[0], list(mismatches).index(epoch), mismatches)
-    below.set_title("% of the target that the student cannot match, by epoch", fontsize=9)
+    below.set_title("% of the target that the student cannot match, by epoch (dashed: before)", fontsize=9)
     told = ", ".join(f"{name} {alpha:.2f}" for name, alpha in alphas.items())
     return CaptionedFigure(
         figure,

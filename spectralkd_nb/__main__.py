@@ -17,7 +17,15 @@ from spectralkd_nb.distillation.history import epoch_profiles
 from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
 from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
 from spectralkd_nb.distillation.store import kept_files
-from spectralkd_nb.experiments import compare_methods, finished_runs, planned_runs, run_grid, summary, write_records
+from spectralkd_nb.experiments import (
+    compare_methods,
+    finished_runs,
+    planned_runs,
+    results_of,
+    run_grid,
+    summary,
+    write_records,
+)
 from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.progress import TerminalGrid
@@ -25,6 +33,7 @@ from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses,
 from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.experiments.sweep import failed_runs, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import sweet_spot, teachers_of
+from spectralkd_nb.experiments.tables import FORMATS, results_table, table_as
 from spectralkd_nb.experiments.targets import grid_targets
 from spectralkd_nb.networks import shipped_networks
 from spectralkd_nb.pictures import each_picture, measure_exponents
@@ -55,13 +64,20 @@ def main(arguments: list[str] | None = None) -> None:
     profiles.add_argument("folders", type=Path, nargs="+", help="of finished runs that kept epochs")
     profiles.add_argument("--data", required=True, help="what they were trained on: cifar100, an .npz file or a folder")
     profiles.set_defaults(run=lambda options: write_epoch_profiles(options.folders, options.data, options.out))
-    grid = commands.add_parser("grid", help="do the runs of a grid that a store lacks, and compare methods")
-    grid.add_argument("grid", type=Path, help="TOML file; see spectralkd_nb/experiments/plan.py")
-    grid.add_argument("store", type=Path, help="folder of runs, which any number of processes may share")
+    grid = commands.add_parser(
+        "run", aliases=["grid"], help="do the runs of a grid that a store lacks, and compare methods"
+    )
+    add_grid(grid)
     grid.add_argument("--retry", action="store_true", help="try again what has failed before")
     grid.add_argument("--baseline", help="compare every method with this one, seed by seed")
     grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
     grid.set_defaults(run=do_grid)
+    table = commands.add_parser("table", help="the results of a grid as text, LaTeX or CSV")
+    add_grid(table)
+    table.add_argument("--baseline", help="compare with this method; the grid's first if none")
+    table.add_argument("--format", choices=FORMATS, default="text")
+    table.add_argument("--out", type=Path, help="file to write; printed if none")
+    table.set_defaults(run=write_results_table)
     sweep = commands.add_parser("sweep", help="which teacher teaches best: train many, and a student from each")
     sweep.add_argument("sweep", type=Path, help="TOML file; see spectralkd_nb/experiments/sweep.py")
     sweep.add_argument("store", type=Path, help="folder of runs, which any number of processes may share")
@@ -98,6 +114,17 @@ def main(arguments: list[str] | None = None) -> None:
         options.run(options)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """The arguments of what needs a grid and its store."""
+    parser.add_argument("grid", type=Path, help="TOML file; see spectralkd_nb/experiments/plan.py")
+    store = "folder of runs, which any number of processes may share; runs/NAME for a grid NAME.toml if none"
+    parser.add_argument("store", type=Path, nargs="?", help=store)
+
+
+def store_of(options: argparse.Namespace) -> Path:
+    return options.store or Path("runs") / options.grid.stem
 
 
 def add_grid_table(parser: argparse.ArgumentParser, rows: str) -> None:
@@ -140,11 +167,11 @@ def do_grid(options: argparse.Namespace) -> None:
     if options.baseline and options.baseline not in methods:  # said before hours of training, and not after
         raise ValueError(f"no method is called {options.baseline!r}; there are {', '.join(map(repr, sorted(methods)))}")
     with TerminalGrid() as progress:
-        runs = run_grid(grid, options.store, retry=options.retry, callback=progress)
+        runs = run_grid(grid, store_of(options), retry=options.retry, callback=progress)
     finished = runs[runs["state"] == "finished"]
     if options.records:
         options.records.parent.mkdir(parents=True, exist_ok=True)
-        write_records(finished_runs(grid, options.store), options.records)
+        write_records(finished_runs(grid, store_of(options)), options.records)
         print(f"{len(finished)} runs -> {options.records}")
     if len(finished):
         print(summary(finished).to_string(index=False, float_format="%.2f"))
@@ -154,6 +181,26 @@ def do_grid(options: argparse.Namespace) -> None:
         print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
     if failed := (runs["state"] == "failed").sum():
         raise ValueError(f"{failed} of {len(runs)} runs failed; the reasons are above, and --retry tries them again")
+
+
+def write_results_table(options: argparse.Namespace) -> None:
+    """The finished runs of a grid as one table.
+
+    Raises:
+        ValueError: the store holds none.
+    """
+    grid = read_grid(options.grid)
+    records = finished_runs(grid, store_of(options))
+    if not records:
+        raise ValueError(f"{store_of(options)} holds no finished run of {options.grid}")
+    baseline = options.baseline or planned_runs(grid)[0].method
+    text = table_as(results_table(results_of(records), baseline), options.format)
+    if not options.out:
+        print(text.rstrip("\n"))
+        return
+    require_writable(options.out)
+    write_whole(options.out, f"{text.rstrip()}\n".encode())
+    print(f"{len(records)} runs -> {options.out}")
 
 
 def do_sweep(options: argparse.Namespace) -> None:

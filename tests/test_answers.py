@@ -11,9 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from spectralkd_nb import course, pictures
 from spectralkd_nb.activations import ActivationSpectra, activation_spectra
+from spectralkd_nb.adaptation import pointwise_fit
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law import Setting
 from spectralkd_nb.experiments import SweetSpot, Teacher
@@ -537,6 +539,97 @@ def test_the_winners_luck_is_that_of_a_simulation():
     ],
 )
 def test_no_answer_at_all_leaves_an_exercise_of_lesson_6_open(verdict):
+    assert not verdict().solved
+    assert " is open: replace None by " in verdict().text
+
+
+# --- lesson 7 -----------------------------------------------------------------------------------
+
+
+def mixed_target() -> torch.Tensor:
+    """Six channels of variances 32, 16, 8, 4, 2, 1, mixed by a rotation."""
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(64 * 16 * 16, 6, generator=generator, dtype=torch.float64)
+    samples = torch.linalg.qr(samples - samples.mean(0)).Q * torch.tensor([32.0, 16, 8, 4, 2, 1]).sqrt()
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    return (samples @ rotation).view(64, 16, 16, 6).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("answer", [7 / 63, np.float64(7 / 63), torch.tensor(7 / 63), 0.112])
+def test_the_best_students_leave_the_smallest_components(answer):
+    verdict = course.check_best_students(answer, mixed_target(), 3)
+    assert verdict.solved
+    assert "the best 3 channels leave 11.1 % of the target" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(0.1, "too little"), (0.2, "too much"), ("1", "is no share"), (-0.1, "is no share"), (1.5, "is no share"),
+     (math.nan, "is no share"), (True, "is no share"), ([], "is no share")],
+)  # fmt: skip
+def test_another_share_is_told_why(answer, why):
+    assert why in refused(course.check_best_students(answer, mixed_target(), 3), "7.1")
+
+
+def test_a_third_of_the_hints_weight_is_a_quarter_of_the_way():
+    assert course.check_quarter_way(1 / 3).solved
+    assert course.check_quarter_way(2 / 3, hint=2.0).solved
+    assert "goes 50.0 % of the way" in refused(course.check_quarter_way(1), "7.2")
+    assert "goes 0.0 % of the way" in refused(course.check_quarter_way(0), "7.2")
+    for answer in ("1", -1, math.inf, True, [1]):
+        assert "is no weight between 0 and 100" in refused(course.check_quarter_way(answer), "7.2")
+
+
+@pytest.fixture(scope="module")
+def small_teacher() -> tuple[nn.Module, torch.Tensor]:
+    return build("vgg8x0.125", 4).eval(), torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Pointwise(nn.Module):
+    def __init__(self, inputs, outputs, _, scale=1.0):
+        super().__init__()
+        weight, bias = pointwise_fit(inputs, outputs)
+        self.conv = nn.Conv2d(inputs.shape[1], outputs.shape[1], 1)
+        with torch.no_grad():
+            self.conv.weight.copy_(scale * weight[:, :, None, None])
+            self.conv.bias.copy_(bias)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+def test_a_module_without_a_branch_is_smaller_and_begins_alike(small_teacher):
+    teacher, images = small_teacher
+    verdict = course.check_smaller_module(Pointwise, teacher, "layer3", images)
+    assert verdict.solved
+    assert re.search(r"[\d,]+ weights instead of [\d,]+, error 0\.\d+ instead of 0\.\d+", verdict.text)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (3, "is no function"),
+        (lambda inputs, outputs: None, "it ends with TypeError"),
+        (lambda *_: nn.Conv2d(16, 5, 1), "it ends with ValueError"),
+        (lambda *_: nn.Conv2d(16, 32, 3, padding=1), "weights, and ours"),
+        (lambda *given: Pointwise(*given, scale=0.0), "it begins with an error"),
+        (lambda *_: nn.ReflectionPad2d(0), "it ends with ValueError"),
+    ],
+)
+def test_a_module_that_is_no_better_is_told_why(small_teacher, module, why):
+    teacher, images = small_teacher
+    assert why in refused(course.check_smaller_module(module, teacher, "layer3", images), "7.3")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda: course.check_best_students(None, torch.ones(1, 6, 2, 2), 3),
+        lambda: course.check_quarter_way(None),
+        lambda: course.check_smaller_module(None, nn.Identity(), "layer3", torch.ones(1)),
+    ],
+)
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_7_open(verdict):
     assert not verdict().solved
     assert " is open: replace None by " in verdict().text
 

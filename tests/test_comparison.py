@@ -425,6 +425,26 @@ def test_the_direction_is_that_of_the_method_against_its_baseline():
     assert down.difference == -up.difference
 
 
+def test_another_value_is_compared_in_the_same_way():
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(1.0, 0.05, 5), rng.normal(0.8, 0.05, 5)
+    runs = pd.DataFrame(
+        {
+            "student": "s", "teacher": "t", "protocol": "p", "method": ["KD"] * 5 + ["AMA"] * 5,
+            "seed": [*range(5)] * 2, "accuracy": 70.0, "loss": [*first, *second],
+        }
+    )  # fmt: skip
+    (lower,) = compare_methods(runs, "KD", value="loss", lower_is_better=True).itertuples()
+    (higher,) = compare_methods(runs, "KD", value="loss").itertuples()
+    found = paired_difference(second, first)
+    assert (lower.difference, lower.lower, lower.upper) == pytest.approx((found.mean, *found.t_interval))
+    assert lower.difference == higher.difference
+    assert (lower.verdict, higher.verdict) == ("better", "worse")
+    assert compare_methods(runs, "KD").verdict.tolist() == ["inconclusive"]  # the accuracies are equal
+    with pytest.raises(ValueError, match="the runs have no 'los'; they have student, teacher"):
+        compare_methods(runs, "KD", value="los")
+
+
 def test_groups_are_apart_and_each_has_a_holm_of_its_own():
     one, two = sevenfold(0.3), sevenfold(0.3).query("method in ['alone', 'KD']")
     both = compare_methods(pd.concat([one, two.assign(protocol="long")]), "alone", resamples=FEW)

@@ -16,6 +16,11 @@ A grid is every pair of networks, by every method, by every protocol, by every s
     batch_size = 32
     augment = false
 
+    [protocols.crd]
+    data = "cifar100"
+    recipe = "crd"  # "quick", "fast" or "crd": the settings of `Recipe.crd`, but for those that are given here
+    precision = "float32"
+
     [methods.alone]
     "cross-entropy" = 1.0
 
@@ -53,7 +58,7 @@ OPTIONAL = {"name", "keep_epochs"}
 NAMES = ("method", "protocol", "keep_epochs")  # of a plan, that do not change what is trained
 OF_A_PAIR = {"student", "teacher", "teacher_weights"}
 USUAL = asdict(Recipe())
-OF_A_PROTOCOL = {"data", "held_out", *USUAL}
+OF_A_PROTOCOL = {"data", "held_out", "recipe", *USUAL}
 KINDS = {  # by the type of a setting's usual value
     bool: (bool, "true or false"),
     int: (int, "a whole number"),
@@ -206,9 +211,10 @@ def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"protocol {name!r}: held_out={held!r}; one training image in 2, 3, ... is held out, or 0 none"
         )
-    given = {key: value for key, value in setting.items() if key not in ("data", "held_out")}
+    given = {key: value for key, value in setting.items() if key not in ("data", "held_out", "recipe")}
     try:
-        recipe = Recipe(**{key: _checked_setting(key, value) for key, value in given.items()})
+        changes = {key: _checked_setting(key, value) for key, value in given.items()}
+        recipe = Recipe.named(setting["recipe"], **changes) if "recipe" in setting else Recipe(**changes)
     except ValueError as error:
         raise ValueError(f"protocol {name!r}: {error}") from None
     return {"data": data, "held_out": held, **json.loads(json.dumps(asdict(recipe)))}

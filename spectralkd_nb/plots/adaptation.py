@@ -77,10 +77,8 @@ def adapted_network(
         ends = places["adapted\nteacher", _outermost(match.teacher)], places["student", _outermost(match.student)]
         _arrow(axis, (ends[0], 1.3), (ends[1], 0.5), PALETTE[0], f"{match.name}:\nteaches the student", -0.06, "right")
         _arrow(axis, (ends[1], 0.5), (ends[0], 1.3), PALETTE[1], "approach:\nteaches the module", 0.06, "left")
-    last = most - 0.55
-    axis.text(
-        last, 1.22, "anchor: its own answers\nagainst the labels", ha="center", va="top", fontsize=8, color=PALETTE[1]
-    )
+    told = "anchor: its own answers\nagainst the labels"
+    axis.text(most - 0.16, 1.22, told, ha="right", va="top", fontsize=8, color=PALETTE[1])
     for x, colour, what in (
         (-0.1, FROZEN, "frozen"),
         (1.4, ADAPTED, "module, learns"),

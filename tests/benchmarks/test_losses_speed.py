@@ -14,15 +14,32 @@ from pairs import paired_ratio, report
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralkd_nb.distillation import Connector, FeatureMatching, Match, SoftTargets
+from spectralkd_nb.adaptation import AdaptedTeacher
+from spectralkd_nb.distillation import (
+    AdaptiveMatching,
+    Connector,
+    CrossEntropy,
+    FeatureMatching,
+    Match,
+    SoftTargets,
+)
 from spectralkd_nb.distillation.steps import Step
-from spectralkd_nb.losses import nst_loss, spectral_shape_loss, whitened_spectral_loss
+from spectralkd_nb.losses import hint_loss, nst_loss, spectral_shape_loss, whitened_spectral_loss
 from spectralkd_nb.networks import build
 
 BATCH, CLASSES = 128, 100
 STAGES = {"layer1": (16, 32), "layer2": (32, 64), "layer3": (64, 128)}  # channels of student and teacher
 # Small, so that training stays finite on noise.
-WEIGHTS = {"cross-entropy": 0.1, "soft targets": 0.9, "shape": 0.01, "whitened": 0.01, "nst": 0.01}
+WEIGHTS = {
+    "cross-entropy": 0.1,
+    "soft targets": 0.9,
+    "shape": 0.01,
+    "whitened": 0.01,
+    "nst": 0.01,
+    "hint": 0.01,
+    "approach": 0.01,
+    "anchor": 0.01,
+}
 
 
 def shape() -> list[Match]:
@@ -73,6 +90,20 @@ def test_a_step_with_losses_on_features_against_plain_distillation(benchmark, na
     plain, featured = training_step(SoftTargets()), training_step(FeatureMatching(SoftTargets(), matches()))
     assert 0 < plain() < benchmark.pedantic(featured, rounds=1) < float("inf")
     report(benchmark, f"a KD step with {name} at three stages / a plain KD step", paired_ratio(featured, plain))
+
+
+def test_a_step_whose_teacher_adapts_against_a_hint_and_plain_distillation(benchmark):
+    """The adapted teacher runs once, and back through what lies behind its module; the replaced block does not run."""
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for layer, channels in STAGES.items():
+        hint = [Match("hint", hint_loss, layer, layer, Connector(*channels))]
+        adapted = AdaptedTeacher(build("wrn-16-2", CLASSES).eval(), [layer], images)
+        adaptive = training_step(AdaptiveMatching(CrossEntropy(), hint, adapted))
+        plain, hinted = training_step(SoftTargets()), training_step(FeatureMatching(CrossEntropy(), hint))
+        assert 0 < adaptive() < float("inf")
+        for name, other in (("a plain KD step", plain), ("a step with a hint", hinted)):
+            report(benchmark, f"a step that adapts {layer} / {name}", paired_ratio(adaptive, other))
+    benchmark.pedantic(adaptive, rounds=1)
 
 
 def broadcast_nst(student: Tensor, teacher: Tensor) -> Tensor:

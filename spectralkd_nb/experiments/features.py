@@ -14,7 +14,7 @@ from spectralkd_nb.datasets import LabelledImages, rotated
 from spectralkd_nb.distillation.history import as_it_began
 from spectralkd_nb.distillation.probes import linear_probes
 from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.plan import Plan, read_grid
+from spectralkd_nb.experiments.plan import Plan, pairs_of, read_grid
 from spectralkd_nb.experiments.spectra import TEACHER, finished_students, sample_of
 from spectralkd_nb.losses.selectivity import KERNELS, nst_loss
 from spectralkd_nb.networks.features import features_of
@@ -58,14 +58,14 @@ def grid_probes(
     """
     import pandas as pd
 
-    grid, bench, rows = read_grid(grid), Bench(), []
+    grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     teachers: dict[tuple, list[dict[str, Any]]] = {}
     tasks: dict[int, LabelledImages] = {}  # by the data's id, which lives as long as the bench
     for plan, student, own in _students(bench, grid, store):
         if id(own) not in tasks:
             tasks[id(own)] = fewer(rotated(own) if data is None else data, train_images)
         task = tasks[id(own)]
-        for taught in with_teachers(plan, grid["pairs"]):
+        for taught in with_teachers(plan, pairs_of(grid)):
             which = taught.teacher, taught.teacher_weights, taught.protocol
             if which not in teachers:
                 told = _told(taught) | {"student": None, "method": TEACHER, "seed": None}
@@ -95,12 +95,12 @@ def grid_discrepancies(
     """
     import pandas as pd
 
-    grid, bench, rows = read_grid(grid), Bench(), []
+    grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     shown: dict[tuple, dict[str, Tensor]] = {}
     for plan, student, own in _students(bench, grid, store):
         images = sample_of(own)
         mine = features_of(student, images, layers)
-        for taught in with_teachers(plan, grid["pairs"]):
+        for taught in with_teachers(plan, pairs_of(grid)):
             which = taught.teacher, taught.teacher_weights, taught.protocol
             if which not in shown:
                 shown[which] = features_of(bench.teacher_of(taught), images, layers)

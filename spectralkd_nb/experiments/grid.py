@@ -19,10 +19,11 @@ from spectralkd_nb.distillation import Progress, Run, train
 from spectralkd_nb.distillation.progress import Callback
 from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.experiments.methods import method_step
-from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid
+from spectralkd_nb.experiments.plan import Plan, planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.records import (
     CUT_OFF,
     ELSEWHERE,
+    FINISHED,
     RUNNING,
     TO_DO,
     Record,
@@ -80,6 +81,8 @@ def run_grid(
 
     Interrupts, kills and full disks lose no more than the time since a run's last checkpoint; the same call goes on.
 
+    Teachers that the grid trains itself come first; see `plan`.
+
     Before anything is trained, finished runs are compared with the data and the teachers that the others have loaded by
     then: what was trained on other data, or from another teacher of the same name, is not this grid's. When nothing is
     left to do, nothing is loaded and nothing compared.
@@ -94,11 +97,21 @@ def run_grid(
         as `grid_results`.
 
     Raises:
-        ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher.
+        ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher, a teacher whose
+            training failed.
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
     grid = read_grid(grid)  # once: the file may be edited while this goes on
-    run_plans(grid.get("name", "grid"), planned_runs(grid), store, retry=retry, callback=callback, device=device)
+    name, how = grid.get("name", "grid"), {"retry": retry, "callback": callback, "device": device}
+    if teachers := planned_teachers(grid):
+        run_plans(f"{name}, its teachers", teachers, store, **how)
+        for plan in teachers:
+            state, reason = state_of(plan, store)
+            if state != FINISHED:
+                raise ValueError(
+                    f"the teacher {plan.student!r} could not be trained, so nobody can learn from it: {reason}"
+                )
+    run_plans(name, planned_runs(grid), store, **how)
     return grid_results(grid, store)
 
 

@@ -28,6 +28,10 @@ A grid is every pair of networks, by every method, by every protocol, by every s
     "cross-entropy" = 0.1
     "soft targets" = 0.9
 
+Teachers whose weights are neither shipped nor in a file are trained first, alone, by a protocol of the grid:
+
+    teachers = { protocol = "crd", seed = 1000 }  # for all pairs that name no teacher_weights
+
 A run is known by what it is, not by what the grid calls it: its folder's name ends with a hash of student, teacher,
 method, protocol and seed. So grids share runs in one store, and a method may be renamed.
 """
@@ -50,11 +54,13 @@ import torch
 
 from spectralkd_nb.distillation import Recipe
 from spectralkd_nb.distillation.records import plain
-from spectralkd_nb.experiments.methods import checked_method, needs_teacher
+from spectralkd_nb.distillation.store import kept_name
+from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teacher
 from spectralkd_nb.networks import build
 
 KEYS = {"pairs", "methods", "protocols", "seeds"}
-OPTIONAL = {"name", "keep_epochs"}
+OPTIONAL = {"name", "keep_epochs", "teachers"}
+TRAINED = "trained alone"  # the method of a teacher that a grid trains itself
 NAMES = ("method", "protocol", "keep_epochs")  # of a plan, that do not change what is trained
 OF_A_PAIR = {"student", "teacher", "teacher_weights"}
 USUAL = asdict(Recipe())
@@ -143,7 +149,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
             raise ValueError(f"one of the grid's {key} is called {strange[0]!r}, which is no name")
     methods = {name: checked_method(name, method) for name, method in grid["methods"].items()}
     protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
-    pairs = _checked_pairs(grid["pairs"])
+    pairs = _pairs(grid, protocols)
     seeds = [_checked_seed(seed) for seed in grid["seeds"]]
     kept = _checked_kept(grid.get("keep_epochs", []), protocols)
     plans: dict[str, Plan] = {}
@@ -159,6 +165,50 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
             names = f"{same.method!r} by {same.protocol!r} and {method!r} by {protocol!r}"
             raise ValueError(f"{names} are the same run under two names; drop one")
     return list(plans.values())
+
+
+def pairs_of(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A grid's pairs, each with its teacher's weights where these are in a file or trained by the grid itself."""
+    return _pairs(grid, {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()})
+
+
+def _pairs(grid: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_with_trained_teacher(pair, grid, protocols) for pair in _checked_pairs(grid["pairs"])]
+
+
+def planned_teachers(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
+    """The runs that train a grid's teachers, as far as the grid says that it trains them; see the module.
+
+    Raises:
+        ValueError: as `planned_runs`.
+    """
+    grid = read_grid(grid)
+    planned_runs(grid)  # raises for whatever is wrong with the grid
+    if "teachers" not in grid:
+        return []
+    protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
+    pairs = [pair for pair in _checked_pairs(grid["pairs"]) if pair["teacher"] and not pair["teacher_weights"]]
+    plans = [_teacher_plan(pair["teacher"], grid["teachers"], protocols) for pair in pairs]
+    return list({plan.folder: plan for plan in plans}.values())
+
+
+def _with_trained_teacher(
+    pair: dict[str, Any], grid: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    if "teachers" not in grid or not pair["teacher"] or pair["teacher_weights"]:
+        return pair
+    plan = _teacher_plan(pair["teacher"], grid["teachers"], protocols)
+    return {**pair, "teacher_weights": f"{plan.folder}/{kept_name(plan.recipe.epochs)}"}
+
+
+def _teacher_plan(teacher: str, given: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]) -> Plan:
+    require_keys(given, {"protocol", "seed"}, {"protocol", "seed"}, "a grid's teachers")
+    if given["protocol"] not in protocols:
+        raise ValueError(f"the teachers' protocol {given['protocol']!r} is none of {', '.join(map(repr, protocols))}")
+    setting = protocols[given["protocol"]]
+    terms = checked_method(TRAINED, {LABELS: 1})
+    told = {"method": TRAINED, "terms": terms, "protocol": given["protocol"], "setting": setting}
+    return Plan(teacher, None, None, **told, seed=_checked_seed(given["seed"]), keep_epochs=[setting["epochs"]])
 
 
 def require_keys(given: Mapping[str, Any], known: set[str], wanted: set[str], what: str) -> None:

@@ -50,7 +50,7 @@ def grid_spectra(
     """
     import pandas as pd
 
-    bench, rows, teachers = Bench(), [], {}
+    bench, rows, teachers = Bench(store=Path(store).expanduser()), [], {}
     for record, epoch, network, data in finished_students(bench, grid, store, all_epochs_of):
         plan, images = record.plan, sample_of(data)
         run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}

@@ -20,7 +20,7 @@ from spectralkd_nb.distillation.store import STEP, kept_name
 from spectralkd_nb.experiments.features import OF_A_RUN, with_teachers
 from spectralkd_nb.experiments.grid import Bench
 from spectralkd_nb.experiments.methods import ANCHOR, FEATURES, method_step
-from spectralkd_nb.experiments.plan import Plan, read_grid
+from spectralkd_nb.experiments.plan import Plan, pairs_of, read_grid
 from spectralkd_nb.experiments.records import Record
 from spectralkd_nb.experiments.spectra import finished_students, sample_of
 from spectralkd_nb.networks import load_weights
@@ -62,12 +62,12 @@ def grid_targets(
     """
     import pandas as pd
 
-    grid, bench, rows = read_grid(grid), Bench(), []
+    grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     crops = 255 * photograph_crops(SIZE, EACH)
     originals: dict[tuple, Target] = {}
     for record, epoch, student, data in finished_students(bench, grid, store, all_epochs_of):
         folder, images = Path(store).expanduser() / record.plan.folder, sample_of(data)
-        for plan in with_teachers(record.plan, grid["pairs"]):
+        for plan in with_teachers(record.plan, pairs_of(grid)):
             adapted = None
             if ANCHOR in plan.terms:
                 adapted = step_as_kept(record, folder, epoch, bench).adapted.network
@@ -133,7 +133,7 @@ def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, 
     Raises:
         ValueError: the run kept no epochs.
     """
-    bench, folder = Bench(), Path(store).expanduser() / record.plan.folder
+    bench, folder = Bench(store=Path(store).expanduser()), Path(store).expanduser() / record.plan.folder
     data = bench.data_of(record.plan)
     students = kept_networks(record.run, folder, len(data.classes), sample_of(data))
     return {epoch: (student.eval(), step_as_kept(record, folder, epoch, bench)) for epoch, student in students}

@@ -52,7 +52,7 @@ from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
-from spectralkd_nb.losses import nst_loss
+from spectralkd_nb.losses import kd_loss, nst_loss
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.networks.features import collected
 
@@ -475,6 +475,21 @@ def test_a_method_is_a_step_and_its_weights(shades, pair):
         assert isinstance(step, FeatureMatching)
         assert isinstance(step.base, base)
         assert weights.keys() == {*method, "shape"}
+
+
+def test_soft_targets_may_be_of_standardised_logits(shades, pair):
+    soft = {"cross-entropy": 0.1, "soft targets": {"weight": 0.9, "temperature": 2, "standardise": "paper"}}
+    step, _ = method_step(soft, *pair, shades)
+    assert repr(step) == "SoftTargets(temperature=2, standardise='paper')"
+    images, labels = shades.normalise(shades.train_images[:8]), shades.train_labels[:8]
+    with torch.no_grad():
+        logits, terms = step(*pair, images, labels)
+        expected = kd_loss(logits, pair[1](images), 2.0, "paper")
+    assert terms["soft targets"] == pytest.approx(expected.item())
+    assert kd_loss(logits, pair[1](images), 2.0).item() != pytest.approx(expected.item(), rel=0.01)
+    soft["soft targets"]["standardise"] = "papers"
+    with pytest.raises(ValueError, match="standardise='papers'; did you mean 'paper'"):
+        method_step(soft, *pair, shades)
 
 
 def test_a_method_says_the_same_in_whatever_order_it_is_written(shades, pair):

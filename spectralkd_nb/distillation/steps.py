@@ -50,12 +50,16 @@ class SoftTargets(nn.Module):
         temperature: T of `kd_loss`.
         control: a function of the teacher's logits (B, classes) and the labels (B,) to those to be learned instead; for
             example `teacher_quality.permuted_by_image`. None: the teacher's own.
+        standardise: of `kd_loss`: False, or "paper" or "code" for z-scores of the logits (Sun et al. 2024).
     """
 
-    def __init__(self, temperature: float = 4.0, control: Control | None = None) -> None:
+    def __init__(
+        self, temperature: float = 4.0, control: Control | None = None, standardise: bool | str = False
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         self.control = control
+        self.standardise = standardise
 
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
@@ -67,12 +71,13 @@ class SoftTargets(nn.Module):
             taught = self.control(taught, labels)
         return logits, {
             "cross-entropy": F.cross_entropy(logits, labels),
-            "soft targets": softened_divergence(logits, taught, self.temperature),
+            "soft targets": softened_divergence(logits, taught, self.temperature, self.standardise),
         }
 
     def extra_repr(self) -> str:
-        settings = f"temperature={self.temperature:g}"
-        return settings if self.control is None else f"{settings}, control={described(self.control)}"
+        settings = [f"temperature={self.temperature:g}"]
+        settings += [f"control={described(self.control)}"] if self.control is not None else []
+        return ", ".join(settings + ([f"standardise={self.standardise!r}"] if self.standardise else []))
 
 
 def described(what: Callable[..., Any]) -> str:

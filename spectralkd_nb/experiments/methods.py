@@ -50,6 +50,7 @@ from spectralkd_nb.distillation import CrossEntropy, SoftTargets, responses
 from spectralkd_nb.distillation.adaptive import ANCHOR, APPROACH, AdaptiveMatching
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.steps import Control, Step
+from spectralkd_nb.losses.logits import STANDARDISATIONS
 from spectralkd_nb.networks.features import features_of
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
@@ -63,7 +64,7 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
     "nst": losses.nst_loss,
 }
 ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
-BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control"}}
+BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control", "standardise"}}
 ADAPTING = {ANCHOR: {"replace"}, APPROACH: set()}
 TERMS = (*BASES, *FEATURES, *ADAPTING)  # in the order in which losses are added up
 OTHERS = BASES | ADAPTING
@@ -109,6 +110,10 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
     control = terms.get(LOGITS, {}).get("control", SMOOTHED)
     if control not in CONTROLS:
         raise ValueError(f"method {name!r}, term {LOGITS!r}: no control {control!r}; {_choice(str(control), CONTROLS)}")
+    scores = terms.get(LOGITS, {}).get("standardise", False)
+    if scores is not False and scores not in STANDARDISATIONS:
+        near = _choice(str(scores), STANDARDISATIONS)
+        raise ValueError(f"method {name!r}, term {LOGITS!r}: standardise={scores!r}; {near}")
     if LABELS not in terms:
         raise ValueError(f"method {name!r} has no {LABELS!r}; give it a weight, which may be 0")
     if LOGITS in terms and "smoothing" in terms[LABELS]:

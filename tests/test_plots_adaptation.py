@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -121,3 +123,20 @@ def test_claims_are_drawn_one_measure_a_panel():
     for axis, rows in zip(drawn.figure.axes, tables.values(), strict=True):
         means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("<", ">", "o")]
         assert means == pytest.approx(rows.difference.tolist())
+
+
+def record(method: str, curve: list[float]) -> SimpleNamespace:
+    return SimpleNamespace(plan=SimpleNamespace(method=method), run=SimpleNamespace(curves={"test accuracy": curve}))
+
+
+def test_accuracy_by_epoch_is_the_mean_over_seeds():
+    records = [record("KD", [40.0, 60, 70]), record("KD", [50.0, 70, 80]), record("alone", [30.0, 40, 50])]
+    drawn = plots.accuracy_by_epoch(records, ["KD", "alone"], goal=65)
+    assert drawn.caption == "Accuracy after the last epoch: KD 75.0 %, 65 % after 2; alone 50.0 %, 65 % never."
+    (axis,) = drawn.figure.axes
+    assert axis.lines[0].get_ydata() == pytest.approx([45, 65, 75])
+    assert len(axis.collections) == 2
+    with pytest.raises(ValueError, match="'hint' has no finished run"):
+        plots.accuracy_by_epoch(records, ["hint"])
+    with pytest.raises(ValueError, match="'KD' has runs of several lengths"):
+        plots.accuracy_by_epoch([*records, record("KD", [1.0])], ["KD"])

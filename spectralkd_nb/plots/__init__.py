@@ -45,11 +45,12 @@ from spectralkd_nb.plots.teachers import (
     teacher_heat_maps,
     what_predicts,
 )
-from spectralkd_nb.plots.training import training_curves
+from spectralkd_nb.plots.training import accuracy_by_epoch, training_curves
 
 __all__ = [
     "PALETTE",
     "CaptionedFigure",
+    "accuracy_by_epoch",
     "adapted_network",
     "capacity_gap",
     "channel_exponents",

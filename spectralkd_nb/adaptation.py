@@ -24,9 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.networks.features import collected, features_of, modules_at
-from spectralkd_nb.networks.weights import randomness_kept
+from spectralkd_nb.networks.layers import list_layers
+from spectralkd_nb.networks.weights import fingerprint_of, randomness_kept
 
-ALIKE = 1e-6  # of the largest singular value; below it is the rounding of float32, which must not be magnified
+ALIKE = 1e-3  # of the largest singular value; a fit to fainter directions would be to noise, with huge weights
+MAPS = "(B, C, H, W) to maps"
+TOKENS = ("BHWC", "BLC", "BC")  # layouts of outputs that no module here stands in for
 MakeModule = Callable[[Tensor, Tensor, int], nn.Module]
 
 
@@ -115,7 +118,7 @@ def _factors(inputs: Tensor, outputs: Tensor) -> tuple[int, int]:
     """By which whole factor, a side, outputs are smaller, and larger."""
     shapes = f"inputs {tuple(inputs.shape)}, outputs {tuple(outputs.shape)}"
     if inputs.ndim != 4 or outputs.ndim != 4:
-        raise ValueError(f"{shapes}: an adaptive module stands in for a block from maps (B, C, H, W) to maps")
+        raise ValueError(f"{shapes}; a module stands in for a block from maps {MAPS}")
     sides = list(zip(inputs.shape[2:], outputs.shape[2:], strict=True))
     shrink = round(sides[0][0] / sides[0][1])
     if shrink >= 1 and all(-(-before // shrink) == after for before, after in sides):
@@ -129,8 +132,9 @@ def _factors(inputs: Tensor, outputs: Tensor) -> tuple[int, int]:
 def pointwise_fit(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """The 1 x 1 convolution with the least squared error from maps to maps, by linear least squares.
 
-    Computed in float64 on the CPU (Apple's GPUs have no float64). Channels that are dead, or alike up to float32's
-    rounding, are no trouble: of several solutions the smallest is taken.
+    Computed in float64 on the CPU (Apple's GPUs have no float64). Channels that are dead or alike are no trouble:
+    directions with less than a millionth of the largest one's power are left out, and of several solutions the smallest
+    is taken.
 
     Args:
         inputs: (B, C, H, W). outputs: (B, D, H, W), of the same images.
@@ -177,8 +181,7 @@ class AdaptedTeacher(nn.Module):
 
     Args:
         teacher: any network; it stays as it is.
-        replace: dotted paths of the blocks to replace, in the order in which the network calls them; each takes one
-            tensor of maps (B, C, H, W) and returns one.
+        replace: dotted paths of the blocks to replace; each takes one tensor of maps (B, C, H, W) and returns one.
         images: (B, 3, H, W), normalised. From them come the modules' shapes, and what they begin with: each is fitted
             to what the teacher's block returns, given what the modules before it do. Some hundreds are good.
         module: makes what stands in, from a block's inputs, its outputs and a seed. `AdaptiveModule.between` makes one
@@ -187,7 +190,7 @@ class AdaptedTeacher(nn.Module):
 
     Attributes:
         network: the whole network, the modules in their places; its dotted paths are the teacher's.
-        paths: what was replaced. stand_ins: the modules, in that order.
+        paths: what was replaced, in the order of the calls. stand_ins: the modules, in that order.
 
     Raises:
         ValueError: a path that the network does not have (with the nearest right ones), one twice or inside another,
@@ -205,19 +208,28 @@ class AdaptedTeacher(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.paths = _checked_paths(teacher, replace)
+        paths = _checked_paths(teacher, replace)
+        if not len(images):
+            raise ValueError("there are no images to fit the modules to; give some hundreds")
         # In one layout, whatever the teacher's: what a run begins with must not depend on who used the teacher before.
         network = copy.deepcopy(teacher).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-        truth = features_of(network, images, self.paths)
+        truth = features_of(network, images, paths)
+        _require_maps(network, images, paths)
+        self.paths = tuple(truth)  # as they were called
+        self.made_by = f"{getattr(module, '__qualname__', type(module).__name__)}, seed {seed}"
         made = []
         for number, path in enumerate(self.paths):
             block = modules_at(network, [path])[path]
             stand_in = module(_inputs_of(network, path, block, images), truth[path], seed + number)
+            stand_in.to(truth[path])  # its device and its precision
             _require_shape(stand_in, path, network, block, images, truth[path])
             network.set_submodule(path, stand_in)
             made.append(stand_in)
         self.stand_ins = nn.ModuleList(made)
+        own = {id(tensor) for module in made for tensor in module.state_dict(keep_vars=True).values()}
+        state = network.state_dict(keep_vars=True)
+        self.frozen_fingerprint = fingerprint_of({key: value for key, value in state.items() if id(value) not in own})
         # In a list, which torch does not look into: registered, the frozen part would be trained and stored as well.
         self._whole = [network]
         self.fitted_to = len(images)
@@ -243,7 +255,8 @@ class AdaptedTeacher(nn.Module):
 
     def __repr__(self) -> str:
         parts = [f"{path} by {module!r}" for path, module in zip(self.paths, self.stand_ins, strict=True)]
-        return f"{type(self.network).__name__} with {', '.join(parts)}, fitted to {self.fitted_to} images"
+        made = f"made by {self.made_by} from {self.fitted_to} images"
+        return f"{type(self.network).__name__} {self.frozen_fingerprint} with {', '.join(parts)}, {made}"
 
 
 def _checked_paths(teacher: nn.Module, replace: Sequence[str]) -> tuple[str, ...]:
@@ -261,20 +274,28 @@ def _checked_paths(teacher: nn.Module, replace: Sequence[str]) -> tuple[str, ...
     return paths
 
 
+def _require_maps(network: nn.Module, images: Tensor, paths: Sequence[str]) -> None:
+    layouts = {layer.path: layer.layout for layer in list_layers(network, tuple(images.shape[1:]))}
+    for path in paths:
+        if layouts.get(path) in TOKENS:
+            raise ValueError(f"block {path!r} returns {layouts[path]}; a module stands in for a block from maps {MAPS}")
+
+
 def _inputs_of(network: nn.Module, path: str, block: nn.Module, images: Tensor) -> Tensor:
     """What a block is given for these images."""
-    given: list[tuple[Any, ...]] = []
+    given: list[list[Any]] = []
 
-    def take(_: nn.Module, args: tuple[Any, ...]) -> None:  # a copy: some blocks begin with an operation in place
-        given.append(tuple(x.clone() if isinstance(x, Tensor) else x for x in args))
+    def take(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        # A copy: some blocks begin with an operation in place.
+        given.append([x.clone() if isinstance(x, Tensor) else x for x in (*args, *named.values(), *named)])
 
-    hook = block.register_forward_pre_hook(take)
+    hook = block.register_forward_pre_hook(take, with_kwargs=True)
     try:
         features_of(network, images, [path])
     finally:
         hook.remove()
     if len(given) != 1 or len(given[0]) != 1 or not isinstance(given[0][0], Tensor):
-        told = f"called {len(given)} times" if len(given) != 1 else "called with more than one tensor, or with none"
+        told = f"called {len(given)} times" if len(given) != 1 else "called with other things than one tensor"
         raise ValueError(f"block {path!r} is {told}, so that no module can stand in for it; replace another")
     return given[0][0]
 
@@ -339,8 +360,8 @@ def mismatch(student: Tensor, target: Tensor) -> float:
     map has learned them by heart, so give many more pixels than the student has channels.
 
     Args:
-        student: (B, C, H, W); maps a whole number of times larger than the target's are pooled. target: (B, D, H', W'),
-            of the same images.
+        student: (B, C, H, W); of maps that are a whole number of times larger than the target's every so manyth pixel
+            counts, as in a `Connector`. target: (B, D, H', W'), of the same images.
 
     Returns:
         the share; 0 for a target that is constant.
@@ -354,10 +375,10 @@ def mismatch(student: Tensor, target: Tensor) -> float:
             f"the student's maps {tuple(student.shape)} are smaller than the target's {tuple(target.shape)}; name an "
             "earlier layer of the student"
         )
-    pooled = F.avg_pool2d(student, shrink, ceil_mode=True, count_include_pad=False) if shrink > 1 else student
-    weight, bias = pointwise_fit(pooled, target)
+    met = student[..., ::shrink, ::shrink]
+    weight, bias = pointwise_fit(met, target)
     truth = _samples(target)
-    left = (truth - _samples(pooled) @ weight.T - bias).square().sum()
+    left = (truth - _samples(met) @ weight.T - bias).square().sum()
     whole = (truth - truth.mean(0)).square().sum()
     return float(left / whole) if whole > 0 else 0.0
 

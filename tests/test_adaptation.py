@@ -127,6 +127,12 @@ def test_channels_that_are_alike_but_for_rounding_get_no_huge_weights():
 def test_shapes_are_inferred(before, after, shrink, enlarge):
     inputs, outputs = torch.randn(2, 3, before, before), torch.randn(2, 5, after, after)
     module = AdaptiveModule.between(inputs, outputs)
+    resized = module.resized(inputs)
+    if enlarge > 1:  # pixels are repeated
+        assert torch.equal(resized[..., ::2, ::2], inputs)
+        assert torch.equal(resized[..., 1::2, 1::2], inputs)
+    else:  # means of those pixels that there are
+        assert_close(resized[0, 0, -1, -1], inputs[0, 0, shrink * (after - 1) :, shrink * (after - 1) :].mean())
     assert (module.shrink, module.enlarge) == (shrink, enlarge)
     assert module(inputs).shape == outputs.shape
     assert not module.rectified
@@ -137,8 +143,8 @@ def test_shapes_are_inferred(before, after, shrink, enlarge):
     [
         ((2, 3, 8, 8), (2, 3, 5, 5), "one side must be a whole number of times the other"),
         ((2, 3, 8, 4), (2, 3, 4, 4), "one side must be a whole number of times the other"),
-        ((2, 3), (2, 3), r"stands in for a block from maps \(B, C, H, W\) to maps"),
-        ((2, 3, 8, 8), (2, 3), r"stands in for a block from maps \(B, C, H, W\) to maps"),
+        ((2, 3), (2, 3), r"a module stands in for a block from maps \(B, C, H, W\) to maps"),
+        ((2, 3, 8, 8), (2, 3), r"a module stands in for a block from maps \(B, C, H, W\) to maps"),
     ],
 )
 def test_blocks_that_no_module_joins_are_refused(inputs, outputs, told):
@@ -242,6 +248,62 @@ def test_targets_are_what_the_modules_return_and_carry_their_gradient(teacher, b
     assert list(adapted.targets(batch[0], ["stem", "same"])) == ["stem", "same"]
 
 
+def test_blocks_are_replaced_in_the_order_of_their_calls(teacher, batch):
+    one, other = (AdaptedTeacher(teacher, paths, batch[0]) for paths in (["narrow", "stem"], ["stem", "narrow"]))
+    assert one.paths == other.paths == ("stem", "narrow")
+    assert same(tensors(one), tensors(other))
+
+
+def test_a_teacher_in_train_mode_is_frozen_all_the_same(teacher, batch):
+    adapted = AdaptedTeacher(teacher.train(), ["narrow"], batch[0])
+    assert adapted.training
+    before = adapted.network.stem[1].running_mean.clone()
+    adapted(batch[0] + 1)
+    assert torch.equal(adapted.network.stem[1].running_mean, before)
+    teacher.eval()
+
+
+def test_inputs_of_blocks_that_write_over_them_are_taken_before(batch):
+    class InPlace(Blocks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1))
+
+    teacher = InPlace().eval()
+    adapted = AdaptedTeacher(teacher, ["same"], batch[0])
+    inputs = features_of(teacher, batch[0], ["pointwise"])["pointwise"]
+    assert (inputs < 0).any()
+    expected = AdaptiveModule.fitted(inputs, teacher.same(inputs.clone()).detach())
+    assert_close(adapted.stand_ins[0].pointwise.weight, expected.pointwise.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_modules_are_brought_to_the_teachers_precision(teacher, batch):
+    adapted = AdaptedTeacher(copy.deepcopy(teacher).double(), ["narrow"], batch[0].double())
+    assert adapted(batch[0].double()).dtype == torch.float64
+
+
+def test_maps_of_other_layouts_are_refused():
+    class Swapped(Blocks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = Permuted()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.narrow(self.same(self.pointwise(self.stem(x))).movedim(-1, 1)).mean((2, 3)))
+
+    class Permuted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.movedim(1, -1)
+
+    with pytest.raises(ValueError, match="block 'same' returns BHWC; a module stands in for a block from maps"):
+        AdaptedTeacher(Swapped().eval(), ["same"], torch.randn(2, 3, 16, 16))
+
+
+def test_no_images_are_no_fit(teacher, batch):
+    with pytest.raises(ValueError, match="there are no images to fit the modules to"):
+        AdaptedTeacher(teacher, ["narrow"], batch[0][:0])
+
+
 @pytest.mark.parametrize(
     ("replace", "told"),
     [
@@ -251,7 +313,7 @@ def test_targets_are_what_the_modules_return_and_carry_their_gradient(teacher, b
         ("narrow", r"is a word; give a list of dotted paths, \['narrow'\]"),
         (["same", "same"], "names 'same' twice"),
         (["narrow", "narrow.0"], "'narrow.0' lies inside 'narrow'"),
-        (["fc"], r"stands in for a block from maps \(B, C, H, W\) to maps"),
+        (["fc"], r"a module stands in for a block from maps \(B, C, H, W\) to maps"),
     ],
 )
 def test_what_cannot_be_replaced_is_said(teacher, batch, replace, told):
@@ -278,7 +340,7 @@ def test_blocks_that_are_not_called_once_with_one_tensor_are_refused(batch):
 
     with pytest.raises(ValueError, match="'same' is called 2 times"):
         AdaptedTeacher(Twice().eval(), ["same"], batch[0])
-    with pytest.raises(ValueError, match="'add' is called with more than one tensor"):
+    with pytest.raises(ValueError, match="'add' is called with other things than one tensor"):
         AdaptedTeacher(Two().eval(), ["add"], batch[0])
 
 
@@ -360,7 +422,57 @@ def test_names_of_terms_are_not_taken_twice(teacher, batch):
 def test_the_step_says_what_it_is(teacher, batch):
     _, step = step_for(teacher, batch[0])
     told = "CrossEntropy(smoothing=0) + [hint: hint_loss on bn through Connector(4, 8, stride=2) and narrow], teacher "
-    assert repr(step) == told + "adapted: Blocks with narrow by AdaptiveModule(8, 8, shrink=2), fitted to 16 images"
+    told += f"adapted: Blocks {step.adapted.frozen_fingerprint} with narrow by AdaptiveModule(8, 8, shrink=2), "
+    assert repr(step) == told + "made by AdaptiveModule.fitted, seed 0 from 16 images"
+
+
+def test_adapted_teachers_that_begin_otherwise_say_something_else(teacher, batch):
+    """What tells one run from another in a folder."""
+    told = {
+        repr(AdaptedTeacher(network, ["narrow"], images, **options))
+        for network, images, options in [
+            (teacher, batch[0], {}),
+            (teacher, batch[0], {"seed": 1}),
+            (teacher, batch[0], {"module": AdaptiveModule.between}),
+            (teacher, batch[0][:8], {}),
+            (Blocks(seed=7).eval(), batch[0], {}),
+        ]
+    }
+    assert len(told) == 5
+    again = AdaptedTeacher(copy.deepcopy(teacher).to(memory_format=torch.channels_last), ["narrow"], batch[0])
+    assert repr(again) in told
+
+
+def test_the_teacher_itself_has_to_be_at_hand_and_not_the_adapted_one(teacher, batch):
+    student, step = step_for(teacher, batch[0])
+    with pytest.raises(ValueError, match=r"pass the teacher, of which the step has an adapted copy, as teacher=\.\.\."):
+        step(student, None, *batch)
+    for other in (step.adapted, step.adapted.network):
+        with pytest.raises(ValueError, match="pass the teacher as it is"):
+            step(student, other, *batch)
+
+
+def test_matches_that_no_module_could_learn_from_are_refused(teacher, batch):
+    student, step = step_for(teacher, batch[0])
+    early = Match("hint", attention_loss, "bn", "stem")
+    with pytest.raises(ValueError, match=r"no match lies behind a replaced block \('narrow'\)"):
+        AdaptiveMatching(CrossEntropy(), [early], step.adapted)(student, teacher, *batch)
+    with pytest.raises(ValueError, match=r"the network has no layer 'narrow\.0'; the nearest are 'narrow'"):
+        AdaptiveMatching(CrossEntropy(), [Match("hint", hint_loss, "bn", "narrow.0")], step.adapted)
+
+
+def test_all_matches_count_on_both_sides(teacher, batch):
+    student, step = step_for(teacher, batch[0])
+    _, one = step(student.eval(), teacher, *batch)
+    selective = Match("nst", nst_loss, "bn", "narrow")
+    both = AdaptiveMatching(CrossEntropy(), [*step.matches, selective], step.adapted)
+    _, terms = both(student, teacher, *batch)
+    target = step.adapted.targets(batch[0])["narrow"]
+    mine = features_of(student, batch[0], ["bn"])["bn"]
+    assert_close(terms["nst"], nst_loss(mine, target))
+    assert_close(terms["approach"], one["approach"] + nst_loss(target, mine))
+    twice = AdaptiveMatching(CrossEntropy(), [*step.matches, *step.matches], step.adapted)
+    assert_close(twice(student, teacher, *batch)[1]["hint"], 2 * one["hint"])
 
 
 # --- a run ---------------------------------------------------------------------------------------
@@ -444,9 +556,13 @@ def test_a_mixture_mismatches_by_the_share_that_is_new():
     assert mismatch(s, n) == pytest.approx(1, abs=0.001)
 
 
-def test_larger_maps_of_the_student_are_pooled_and_smaller_ones_refused():
+def test_of_larger_maps_of_the_student_every_second_pixel_counts_and_smaller_ones_are_refused():
     student = torch.randn(4, 3, 8, 8)
-    assert mismatch(student, F.avg_pool2d(student, 2)) < 1e-10
+    target = torch.randn(4, 5, 4, 4)
+    assert mismatch(student, student[..., ::2, ::2]) < 1e-10
+    left = (Connector.fitted(student, target)(student) - target).square().sum()
+    whole = (target - target.mean((0, 2, 3), keepdim=True)).square().sum()
+    assert mismatch(student, target) == pytest.approx((left / whole).item(), rel=1e-4)  # what a connector leaves
     with pytest.raises(ValueError, match="name an earlier layer of the student"):
         mismatch(F.avg_pool2d(student, 2), student)
     with pytest.raises(ValueError, match="give both of the same images"):

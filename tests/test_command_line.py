@@ -21,8 +21,8 @@ from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.distillation import Recipe, Run, evaluate, read_run, train
 from spectralkd_nb.distillation.history import epoch_profiles
 from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
-from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
+from spectralkd_nb.networks.weights import fingerprint_of
 from spectralkd_nb.pictures import measure_exponents, open_picture, photographs
 
 

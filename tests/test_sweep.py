@@ -28,7 +28,7 @@ from torch import nn
 from spectralkd_nb.__main__ import main
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.distillation import Recipe, Run, read_run, train
-from spectralkd_nb.distillation.store import RECORD, fingerprint_of, kept_name
+from spectralkd_nb.distillation.store import RECORD, kept_name
 from spectralkd_nb.experiments import compare_methods, paired_difference, planned_runs, run_grid
 from spectralkd_nb.experiments.grid import Bench, GridProgress
 from spectralkd_nb.experiments.plan import Plan
@@ -46,6 +46,7 @@ from spectralkd_nb.experiments.sweep import (
 )
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
 from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.networks.weights import fingerprint_of
 
 Options = dict[str, Any]
 Scores = Mapping[Teacher | None, Sequence[float]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from spectralkd_nb.__main__ import main
-from spectralkd_nb.adaptation import describe_target
+from spectralkd_nb.adaptation import AdaptedTeacher, describe_target
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import AdaptiveMatching, FeatureMatching, evaluate
 from spectralkd_nb.experiments import finished_runs, kept_pairs, method_step, planned_runs, run_grid
@@ -60,6 +61,11 @@ hint = {{ "cross-entropy" = 1, hint = {{ weight = 1, layers = ["layer2"] }} }}
 hint = {{ weight = 1, layers = ["layer2"] }}
 anchor = {{ weight = 1, replace = ["layer2"] }}
 approach = 0.5
+[methods."AMA, other layers"]
+"cross-entropy" = 1
+hint = {{ weight = 1, layers = [["layer1", "layer2"]] }}
+anchor = {{ weight = 1, replace = ["layer2"] }}
+approach = 0.5
 """
     )
     return place
@@ -97,6 +103,29 @@ def test_an_anchor_makes_the_teacher_adapt(pair, shades):
     assert weights == {"cross-entropy": 1.0, "hint": 1.0, "anchor": 1.0, "approach": 0.5}
     plain, _ = method_step({"cross-entropy": 1, "hint": HINT}, *pair, shades)
     assert isinstance(plain, FeatureMatching)
+
+
+def test_modules_are_fitted_to_images_from_all_over_the_training_set(pair, shades, monkeypatch):
+    monkeypatch.setattr("spectralkd_nb.experiments.methods.FITTED_TO", 10)
+    step, _ = method_step(AMA, *pair, shades, seed=7)
+    spread = shades.normalise(shades.train_images[::4])
+    expected = AdaptedTeacher(pair[1], ["layer2"], spread, seed=7)
+    assert step.adapted.fitted_to == 10
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(step.adapted.state_dict()[name], value)
+
+
+def test_another_teacher_than_the_run_had_is_refused(place, store, tmp_path):
+    shutil.copytree(place, tmp_path / "place")
+    shutil.copytree(store, tmp_path / "store")
+    grid = (place / "grid.toml").read_text()
+    torch.save(build("vgg8x0.125", 2, seed=6).state_dict(), place / "teacher.pt")
+    try:
+        with pytest.raises(ValueError, match=r"was trained from another vgg8x0\.125 than the one that is there now"):
+            grid_targets(place / "grid.toml", store, ["layer2"], all_epochs_of=0)
+    finally:
+        shutil.copy(tmp_path / "place" / "teacher.pt", place / "teacher.pt")
+    assert (place / "grid.toml").read_text() == grid
 
 
 def test_soft_targets_are_the_teachers_that_is_not_adapted(pair, shades):
@@ -142,7 +171,7 @@ def test_a_block_that_is_not_there_is_answered_with_the_nearest(pair, shades):
 def test_every_run_is_measured_at_its_last_epoch_and_one_seed_at_all(table):
     assert list(table.columns[-len(MEASURED) :]) == MEASURED
     found = table.groupby(["method", "seed"])["epoch"].apply(list).to_dict()
-    for method in ("alone", "hint", "AMA"):
+    for method in ("alone", "hint", "AMA", "AMA, other layers"):
         assert found[method, 0] == [0, 1, 2]
         assert found[method, 1] == [2]
     assert (table["layer"] == "layer2").all()
@@ -150,7 +179,7 @@ def test_every_run_is_measured_at_its_last_epoch_and_one_seed_at_all(table):
 
 
 def test_a_teacher_that_does_not_adapt_has_not_moved(table, pair, shades):
-    plain = table[table["method"] != "AMA"]
+    plain = table[table["method"].isin(["alone", "hint"])]
     assert (plain["moved"] == 0).all()
     assert (plain["channels"] == plain["channels_before"]).all()
     assert plain["adapted_accuracy"].unique().tolist() == [evaluate(pair[1], shades)]
@@ -159,16 +188,19 @@ def test_a_teacher_that_does_not_adapt_has_not_moved(table, pair, shades):
     assert adapted["target_alpha"].nunique() == len(adapted)
 
 
-def test_what_is_measured_is_measured_of_the_networks_that_were_kept(place, store, table, pair, shades):
-    record = next(r for r in finished_runs(place / "grid.toml", store) if (r.plan.method, r.plan.seed) == ("AMA", 0))
+@pytest.mark.parametrize(("method", "layer"), [("AMA", "layer2"), ("AMA, other layers", "layer1")])
+def test_what_is_measured_is_measured_of_the_networks_that_were_kept(place, store, table, pair, shades, method, layer):
+    runs = finished_runs(place / "grid.toml", store)
+    record = next(run for run in runs if (run.plan.method, run.plan.seed) == (method, 0))
     kept = kept_pairs(record, store)
     assert list(kept) == [0, 1, 2]
     images = sample_of(shades)
     original = features_of(pair[1], images, ["layer2"])["layer2"]
     for epoch, (student, step) in kept.items():
-        row = table[(table["method"] == "AMA") & (table["seed"] == 0) & (table["epoch"] == epoch)].iloc[0]
+        assert not step.training
+        row = table[(table["method"] == method) & (table["seed"] == 0) & (table["epoch"] == epoch)].iloc[0]
         target = step.adapted.targets(images)["layer2"]
-        mine = features_of(student, images, ["layer2"])["layer2"]
+        mine = features_of(student, images, [layer])[layer]
         expected = describe_target(mine, target, original)
         for name, value in vars(expected).items():
             assert row[name] == pytest.approx(value, rel=1e-4), name
@@ -176,7 +208,7 @@ def test_what_is_measured_is_measured_of_the_networks_that_were_kept(place, stor
             loss = F.cross_entropy(student(shades.normalise(shades.test_images)), shades.test_labels)
         assert row["test_loss"] == pytest.approx(loss.item(), rel=1e-5)
         assert row["adapted_accuracy"] == evaluate(step.adapted.network, shades)
-        alphas = alpha_of(student, shades, 255 * photograph_crops(128, 4), "layer2", "student")
+        alphas = alpha_of(student, shades, 255 * photograph_crops(128, 4), layer, "student")
         assert row["student_alpha"] == pytest.approx(alphas["student_alpha"], rel=1e-5)
     assert record.run.accuracy_last == evaluate(kept[2][0], shades)  # half precision changes none of 24 answers
 
@@ -184,7 +216,7 @@ def test_what_is_measured_is_measured_of_the_networks_that_were_kept(place, stor
 def test_the_command_writes_the_table(place, store, table, tmp_path, capsys):
     out = tmp_path / "targets.csv"
     main(["grid-targets", str(place / "grid.toml"), str(store), str(out), "--layers", "layer2"])
-    assert "12 targets measured" in capsys.readouterr().out
+    assert "16 targets measured" in capsys.readouterr().out
     again = pd.read_csv(out)
     assert again["mismatch"].to_numpy() == pytest.approx(table["mismatch"].to_numpy(), rel=1e-4)
 

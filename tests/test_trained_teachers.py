@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.experiments import planned_runs, read_records, run_grid, write_records
 from spectralkd_nb.experiments.plan import TRAINED, planned_teachers
 from spectralkd_nb.experiments.records import finished_runs
 from spectralkd_nb.experiments.targets import grid_targets
 from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.networks.weights import fingerprint_of
 
 
 @pytest.fixture(scope="module")

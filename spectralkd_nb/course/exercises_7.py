@@ -26,7 +26,7 @@ def check_best_students(share: float | None, target: Tensor, channels: int) -> V
     asked = number_of(share)
     if asked is None or not 0 <= asked <= 1:
         return wrong("7.1", f"{share!r} is no share between 0 and 1")
-    samples = target.detach().movedim(1, -1).flatten(0, -2).double()
+    samples = target.detach().cpu().movedim(1, -1).flatten(0, -2).double()
     spread = torch.linalg.eigvalsh(torch.cov(samples.T, correction=0)).flip(0).clamp(min=0)
     wanted = float(spread[channels:].sum() / spread.sum())
     if abs(asked - wanted) > TOLERANCE * wanted:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.adaptation import AdaptedTeacher
 from spectralkd_nb.distillation.features import Match, added_up, joined
 from spectralkd_nb.distillation.steps import Step, Terms, described
-from spectralkd_nb.networks.features import collected
+from spectralkd_nb.networks.features import collected, modules_at
 
 ANCHOR, APPROACH = "anchor", "approach"
 
@@ -39,13 +40,15 @@ class AdaptiveMatching(nn.Module):
         matches: at least one, on layers of the adapted teacher. adapted: of the teacher that `train` is given.
 
     Raises:
-        ValueError: no matches; when called: what `collected` refuses, a term that the base has too.
+        ValueError: no matches, or one on a layer that the adapted teacher does not have; when called: no teacher, the
+            adapted one in its place, matches that no module can learn from, a term that the base has too.
     """
 
     def __init__(self, base: Step, matches: Sequence[Match], adapted: AdaptedTeacher) -> None:
         super().__init__()
         if not matches:
             raise ValueError("there is nothing to match, so nothing would adapt; use the base step alone")
+        modules_at(adapted.network, [match.teacher for match in matches])
         self.base = base
         self.matches = nn.ModuleList(matches)
         self.adapted = adapted
@@ -53,11 +56,18 @@ class AdaptiveMatching(nn.Module):
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Terms]:
+        if teacher is None:
+            raise ValueError("pass the teacher, of which the step has an adapted copy, as teacher=... to train")
+        if teacher in (self.adapted, self.adapted.network):  # train would freeze its modules
+            raise ValueError("pass the teacher as it is to train; the step has the adapted one")
         mine, its = [match.student for match in self.matches], [match.teacher for match in self.matches]
         with collected(student, mine) as seen, collected(self.adapted.network, its) as shown:
             logits, terms = self.base(student, teacher, images, labels)
             answers = self.adapted(images)
         meetings = [(match, match.connected(seen[match.student]), shown[match.teacher]) for match in self.matches]
+        if torch.is_grad_enabled() and not any(target.requires_grad for _, _, target in meetings):
+            replaced = ", ".join(map(repr, self.adapted.paths))
+            raise ValueError(f"no match lies behind a replaced block ({replaced}), so that no module could approach")
         taught = added_up((match.name, match.loss(features, target)) for match, features, target in meetings)
         yielded = added_up((APPROACH, match.loss(target, features)) for match, features, target in meetings)
         anchor = {ANCHOR: F.cross_entropy(answers, labels)}

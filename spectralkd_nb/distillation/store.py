@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spectralkd_nb.distillation.records import Run, damaged, read_run
+from spectralkd_nb.networks.weights import fingerprint_of
 from spectralkd_nb.storage import write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
@@ -225,12 +225,3 @@ def _saved(state: Any) -> memoryview:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
-
-
-def fingerprint_of(state: Mapping[str, Tensor]) -> str:
-    """Hash of a state_dict, weights and buffers, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for key, value in state.items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -25,9 +25,9 @@ from spectralkd_nb.distillation.evaluation import evaluate, teaching
 from spectralkd_nb.distillation.progress import Callback, Progress
 from spectralkd_nb.distillation.records import Recipe, Run, losses_of, plain, title_of
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms, described
-from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore, fingerprint_of
+from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore
 from spectralkd_nb.networks import build
-from spectralkd_nb.networks.weights import randomness_kept
+from spectralkd_nb.networks.weights import fingerprint_of, randomness_kept
 
 PROGRESS_SECONDS = 0.25  # between two calls of a callback
 
@@ -78,7 +78,7 @@ def train(
         train_teacher: train the teacher's parameters too (implies train mode).
 
     Returns:
-        `Run`, with `network` the trained student, in eval mode.
+        `Run`, with `network` the trained student, in eval mode; a step that is a module is in eval mode too.
 
     Raises:
         ValueError: names of weights that `step` does not return, a folder that holds another run or a damaged one,
@@ -111,7 +111,7 @@ def train(
         if finished is not None:
             loop.trained.load_state_dict(store.load(TRAINED, device))
             store.require_kept(keep_epochs)
-            return replace(finished, network=student.eval())
+            return replace(finished, network=_in_eval_mode(student, step))
         stack.enter_context(_own_randomness(seed))
         stack.enter_context(_all_or_nothing(loop.trained))
         if teacher is not None:
@@ -125,7 +125,14 @@ def train(
             store.finish(run, loop.trained)
     if stopped:
         raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
-    return replace(run, network=student.eval())
+    return replace(run, network=_in_eval_mode(student, step))
+
+
+def _in_eval_mode(student: nn.Module, step: Step) -> nn.Module:
+    """The student; it and what the step has learned are asked from now on, and not trained."""
+    if isinstance(step, nn.Module):
+        step.eval()
+    return student.eval()
 
 
 class _Loop:

@@ -214,8 +214,8 @@ def compare_methods(
     _check_options(confidence, resamples)
     if value not in runs:
         raise ValueError(f"the runs have no {value!r}; they have {', '.join(map(str, runs.columns))}")
+    _check_runs(runs, value)
     runs = runs.assign(accuracy=runs[value])
-    _check_runs(runs)
     methods = list(runs.method.unique())
     if baseline not in methods:
         raise ValueError(f"no method is called {baseline!r}; {_nearest(baseline, methods)}")
@@ -365,11 +365,11 @@ def _check_options(confidence: float, resamples: int) -> None:
         raise ValueError(f"resamples={resamples} has to be 1 or more")
 
 
-def _check_runs(runs: pandas.DataFrame) -> None:
-    broken = runs[~np.isfinite(runs.accuracy.to_numpy(float))]
+def _check_runs(runs: pandas.DataFrame, value: str = "accuracy") -> None:
+    broken = runs[~np.isfinite(runs[value].to_numpy(float))]
     if len(broken):
         run = broken.iloc[0]
-        raise ValueError(f"{run.method!r} with seed {run.seed} has accuracy {run.accuracy}; it has to be finite")
+        raise ValueError(f"{run.method!r} with seed {run.seed} has {value} {run[value]}; it has to be finite")
     again = runs[runs.duplicated([*RUN, "seed"])]
     if len(again):
         run = again.iloc[0]

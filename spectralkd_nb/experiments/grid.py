@@ -17,7 +17,6 @@ from torch import nn
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import Progress, Run, train
 from spectralkd_nb.distillation.progress import Callback
-from spectralkd_nb.distillation.store import fingerprint_of
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.records import (
@@ -33,6 +32,7 @@ from spectralkd_nb.experiments.records import (
     state_of,
 )
 from spectralkd_nb.networks import build, load_weights
+from spectralkd_nb.networks.weights import fingerprint_of
 from spectralkd_nb.storage import write_whole
 
 if TYPE_CHECKING:

@@ -114,9 +114,11 @@ def step_as_kept(record: Record, folder: Path, epoch: int, bench: Bench) -> Step
     """What a run learned from, in eval mode: its step as it was after an epoch that was kept, or at epoch 0.
 
     Raises:
-        OSError: the run kept no step at that epoch.
+        ValueError: the data or the teacher are others than the run had. OSError: it kept no step at that epoch.
     """
     plan, data = record.plan, bench.data_of(record.plan)
+    bench.load(plan)
+    bench.require_same([record], folder.parent)
     began = as_it_began(record.run, len(data.classes), sample_of(data))
     step, _ = method_step(plan.terms, began, bench.teacher_of(plan), data, plan.seed)
     if epoch and isinstance(step, nn.Module):

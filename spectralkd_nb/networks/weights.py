@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 import urllib.error
@@ -329,3 +330,12 @@ def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         return new if key not in wanted and new in wanted else key
 
     return {own_name(key): value for key, value in state.items()}
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """Hash of a state_dict, weights and buffers, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for key, value in state.items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

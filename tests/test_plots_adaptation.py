@@ -121,7 +121,7 @@ def test_claims_are_drawn_one_measure_a_panel():
     assert told in drawn.caption
     assert drawn.caption.count("better") == 4  # higher accuracy, lower loss
     for axis, rows in zip(drawn.figure.axes, tables.values(), strict=True):
-        means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("<", ">", "o")]
+        means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("s", "o")]
         assert means == pytest.approx(rows.difference.tolist())
 
 

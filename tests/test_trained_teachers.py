@@ -30,7 +30,7 @@ def grid(tmp_path_factory) -> dict:
         "keep_epochs": [1],
         "pairs": [{"student": "vgg8x0.0625", "teacher": "vgg8x0.125"}],
         "protocols": {"short": short, "long": {**short, "epochs": 2}},
-        "teachers": {"protocol": "long", "seed": 1000},
+        "train_teachers": {"protocol": "long", "seed": 1000},
         "methods": {
             "alone": {"cross-entropy": 1},
             "KD": {"cross-entropy": 0.1, "soft targets": 0.9},
@@ -52,7 +52,7 @@ def test_one_teacher_is_planned_for_all_its_students(grid):
     assert plan.keep_epochs == [2]
     taught = [run for run in planned_runs(grid) if run.method == "KD"]
     assert {run.teacher_weights for run in taught} == {f"{plan.folder}/epoch_002.safetensors"}
-    assert planned_teachers({key: value for key, value in grid.items() if key != "teachers"}) == []
+    assert planned_teachers({key: value for key, value in grid.items() if key != "train_teachers"}) == []
     named = {**grid, "pairs": [{**grid["pairs"][0], "teacher_weights": "mine.pt"}]}
     assert planned_teachers(named) == []
 
@@ -82,15 +82,15 @@ def test_records_of_such_a_grid_are_read_again(grid, store, tmp_path):
     ("teachers", "told"),
     [
         ({"protocol": "longer", "seed": 0}, "the teachers' protocol 'longer' is none of 'short', 'long'"),
-        ({"protocol": "long"}, "a grid's teachers needs 'seed'"),
+        ({"protocol": "long"}, "train_teachers needs 'seed'"),
         ({"protocol": "long", "seed": -1}, "seed -1 is no whole number"),
-        ({"protocol": "long", "seed": 1, "epochs": 3}, "a grid's teachers has no 'epochs'"),
-        ("long", "a grid's teachers is 'long'; give a table with protocol, seed"),
+        ({"protocol": "long", "seed": 1, "epochs": 3}, "train_teachers has no 'epochs'"),
+        ("long", "train_teachers is 'long'; give a table with protocol, seed"),
     ],
 )
 def test_a_wrong_table_of_teachers_is_told(grid, teachers, told):
     with pytest.raises(ValueError, match=told):
-        planned_runs({**grid, "teachers": teachers})
+        planned_runs({**grid, "train_teachers": teachers})
 
 
 def test_a_teacher_that_cannot_be_trained_stops_its_grid_with_a_reason(grid, tmp_path):

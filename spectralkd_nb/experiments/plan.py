@@ -30,7 +30,7 @@ A grid is every pair of networks, by every method, by every protocol, by every s
 
 Teachers whose weights are neither shipped nor in a file are trained first, alone, by a protocol of the grid:
 
-    teachers = { protocol = "crd", seed = 1000 }  # for all pairs that name no teacher_weights
+    train_teachers = { protocol = "crd", seed = 1000 }  # for all pairs that name no teacher_weights
 
 A run is known by what it is, not by what the grid calls it: its folder's name ends with a hash of student, teacher,
 method, protocol and seed. So grids share runs in one store, and a method may be renamed.
@@ -59,7 +59,7 @@ from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teac
 from spectralkd_nb.networks import build
 
 KEYS = {"pairs", "methods", "protocols", "seeds"}
-OPTIONAL = {"name", "keep_epochs", "teachers"}
+OPTIONAL = {"name", "keep_epochs", "train_teachers"}
 TRAINED = "trained alone"  # the method of a teacher that a grid trains itself
 NAMES = ("method", "protocol", "keep_epochs")  # of a plan, that do not change what is trained
 OF_A_PAIR = {"student", "teacher", "teacher_weights"}
@@ -184,25 +184,25 @@ def planned_teachers(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
     """
     grid = read_grid(grid)
     planned_runs(grid)  # raises for whatever is wrong with the grid
-    if "teachers" not in grid:
+    if "train_teachers" not in grid:
         return []
     protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
     pairs = [pair for pair in _checked_pairs(grid["pairs"]) if pair["teacher"] and not pair["teacher_weights"]]
-    plans = [_teacher_plan(pair["teacher"], grid["teachers"], protocols) for pair in pairs]
+    plans = [_teacher_plan(pair["teacher"], grid["train_teachers"], protocols) for pair in pairs]
     return list({plan.folder: plan for plan in plans}.values())
 
 
 def _with_trained_teacher(
     pair: dict[str, Any], grid: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    if "teachers" not in grid or not pair["teacher"] or pair["teacher_weights"]:
+    if "train_teachers" not in grid or not pair["teacher"] or pair["teacher_weights"]:
         return pair
-    plan = _teacher_plan(pair["teacher"], grid["teachers"], protocols)
+    plan = _teacher_plan(pair["teacher"], grid["train_teachers"], protocols)
     return {**pair, "teacher_weights": f"{plan.folder}/{kept_name(plan.recipe.epochs)}"}
 
 
 def _teacher_plan(teacher: str, given: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]) -> Plan:
-    require_keys(given, {"protocol", "seed"}, {"protocol", "seed"}, "a grid's teachers")
+    require_keys(given, {"protocol", "seed"}, {"protocol", "seed"}, "train_teachers")
     if given["protocol"] not in protocols:
         raise ValueError(f"the teachers' protocol {given['protocol']!r} is none of {', '.join(map(repr, protocols))}")
     setting = protocols[given["protocol"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,6 @@ from spectralkd_nb.adaptation import describe_target
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import AdaptiveMatching, evaluate, responses
 from spectralkd_nb.distillation.history import as_it_began, kept_networks
-from spectralkd_nb.distillation.steps import Step
 from spectralkd_nb.distillation.store import STEP, kept_name
 from spectralkd_nb.experiments.features import OF_A_RUN, with_teachers
 from spectralkd_nb.experiments.grid import Bench
@@ -65,12 +65,15 @@ def grid_targets(
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     crops = 255 * photograph_crops(SIZE, EACH)
     originals: dict[tuple, Target] = {}
+    last = begun = None
     for record, epoch, student, data in finished_students(bench, grid, store, all_epochs_of):
-        folder, images = Path(store).expanduser() / record.plan.folder, sample_of(data)
+        folder, images = bench.store / record.plan.folder, sample_of(data)
+        if ANCHOR in record.plan.terms and last is not record:  # a run's epochs come one after the other
+            last, begun = record, step_as_begun(record, bench.store, bench)
         for plan in with_teachers(record.plan, pairs_of(grid)):
             adapted = None
             if ANCHOR in plan.terms:
-                adapted = step_as_kept(record, folder, epoch, bench).adapted.network
+                adapted = step_after(begun, folder, epoch).adapted.network
             for mine, its in _layers(plan, layers):
                 which = plan.teacher, plan.teacher_weights, plan.protocol, its
                 if which not in originals:
@@ -110,35 +113,47 @@ def _layers(plan: Plan, layers: Sequence[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(named)) or [(layer, layer) for layer in layers]
 
 
-def step_as_kept(record: Record, folder: Path, epoch: int, bench: Bench) -> Step:
-    """What a run learned from, in eval mode: its step as it was after an epoch that was kept, or at epoch 0.
+def step_as_begun(record: Record, store: Path, bench: Bench) -> nn.Module:
+    """The step of a run as it was before training, in eval mode.
 
     Raises:
-        ValueError: the data or the teacher are others than the run had. OSError: it kept no step at that epoch.
+        ValueError: the data or the teacher are others than the run had.
     """
     plan, data = record.plan, bench.data_of(record.plan)
     bench.load(plan)
-    bench.require_same([record], folder.parent)
+    bench.require_same([record], store)
     began = as_it_began(record.run, len(data.classes), sample_of(data))
     step, _ = method_step(plan.terms, began, bench.teacher_of(plan), data, plan.seed)
-    if epoch and isinstance(step, nn.Module):
+    return step.eval()
+
+
+def step_after(begun: nn.Module, folder: Path, epoch: int) -> nn.Module:
+    """A copy of a step as it was after an epoch that its run kept in its folder; 0 is before training.
+
+    Raises:
+        FileNotFoundError: it kept no step at that epoch.
+    """
+    step = copy.deepcopy(begun)
+    if epoch:
         load_weights(step, folder / kept_name(epoch, STEP))
-    return step.eval() if isinstance(step, nn.Module) else step
+    return step
 
 
-def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, Step]]:
-    """By epoch, a run's student and what it learned from, as a store kept them; 0 is before training.
+def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, nn.Module]]:
+    """By epoch, a run's student and the step that it learned from, as a store kept them; 0 is before training.
 
     Args:
         record: of a finished run whose step has something that learns, such as `AdaptiveMatching`.
 
     Raises:
-        ValueError: the run kept no epochs.
+        ValueError: the run kept no epochs; its data or teacher are others now. FileNotFoundError: it kept no steps.
     """
-    bench, folder = Bench(store=Path(store).expanduser()), Path(store).expanduser() / record.plan.folder
+    store = Path(store).expanduser()
+    bench, folder = Bench(store=store), store / record.plan.folder
     data = bench.data_of(record.plan)
+    begun = step_as_begun(record, store, bench)
     students = kept_networks(record.run, folder, len(data.classes), sample_of(data))
-    return {epoch: (student.eval(), step_as_kept(record, folder, epoch, bench)) for epoch, student in students}
+    return {epoch: (student.eval(), step_after(begun, folder, epoch)) for epoch, student in students}
 
 
 class Meeting(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 FROZEN, ADAPTED, LEARNS = "0.88", "#FBE3D2", "#D6E8F5"
 THEIRS, TARGET, OFFERED = "the teacher's own", "target", "student, connected"
-LINE = 15  # characters in a box
+VERDICTS = {  # no arrows: of a loss the lower is the better
+    "better": {"marker": "o", "color": PALETTE[0], "ms": 6, "lw": 1.2},
+    "worse": {"marker": "s", "color": PALETTE[1], "ms": 6, "lw": 1.2},
+    "inconclusive": {"marker": "o", "color": "0.3", "mfc": "white", "ms": 6, "lw": 1.2},
+}
 
 
 # --- the network before and after ----------------------------------------------------------------
@@ -170,7 +175,7 @@ def meeting(
     below = fixed_axis(figure, 4.0, 0.45, 3.85, 0.8)
     values = [100 * value for value in mismatches.values()]
     draw_course(below, values, values[0], list(mismatches).index(epoch), mismatches)
-    below.set_title("% of the target that the student cannot match, by epoch (dashed: before)", fontsize=9)
+    below.set_title("% that the student cannot match, by epoch; dashed: before", fontsize=9)
     told = ", ".join(f"{name} {alpha:.2f}" for name, alpha in alphas.items())
     return CaptionedFigure(
         figure,
@@ -228,20 +233,15 @@ def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> Capt
         comparisons: name of a measure, with its unit, to one row a rival: method, baseline, difference, lower, upper,
             detectable and verdict, as of `compare_methods`. title: of the figure.
     """
-    figure, axes = new_figure(1, len(comparisons), height=1.3 + 0.45 * max(map(len, comparisons.values())), sharey=True)
+    figure, axes = new_figure(1, len(comparisons), height=1.6 + 0.45 * max(map(len, comparisons.values())), sharey=True)
     said = []
     for axis, (measure, rows) in zip(axes[0], comparisons.items(), strict=True):
         axis.axvline(0, color="0.5", lw=1, zorder=1)
         for place, row in enumerate(rows.itertuples()):
             width = {"color": "0.9", "lw": 0, "height": 0.6, "zorder": 0}
             axis.barh(place, 2 * row.detectable, left=-row.detectable, **width)
-            colour = {"better": PALETTE[0], "worse": PALETTE[1]}.get(row.verdict, "0.3")
-            marker = {"better": ">", "worse": "<"}.get(row.verdict, "o")
             error = [[row.difference - row.lower], [row.upper - row.difference]]
-            filling = "white" if row.verdict == "inconclusive" else colour
-            axis.errorbar(
-                row.difference, place, xerr=error, fmt=marker, color=colour, mfc=filling, ms=6, capsize=2.5, lw=1.2
-            )
+            axis.errorbar(row.difference, place, xerr=error, capsize=2.5, **VERDICTS[row.verdict])
         axis.set_yticks(
             range(len(rows)), [textwrap.fill(f"{row.method} less {row.baseline}", 20) for row in rows.itertuples()]
         )
@@ -256,6 +256,8 @@ def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> Capt
                 for row in rows.itertuples()
             )
         )
+    marks = [Line2D([], [], label=verdict, **style) for verdict, style in VERDICTS.items()]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
     return CaptionedFigure(figure, f"{'. '.join(said)}. Grey: what is found less than 4 times in 5.")

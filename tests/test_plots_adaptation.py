@@ -73,6 +73,8 @@ def test_a_meeting_tells_three_alphas_and_what_cannot_be_matched(parts):
     places = [[axis.get_position().bounds for axis in one.figure.axes] for one in (drawn, first)]
     assert places[0] == places[1]  # nothing moves with the slider
     assert drawn.png() != first.png()
+    roomy = plots.meeting(*parts, course, 0, "layer3", power=(1e-6, 1e3))
+    assert roomy.figure.axes[4].get_ylim() == (1e-6, 1e3)
     with pytest.raises(ValueError, match="there is no epoch 3; the epochs are 0, 1, 8"):
         plots.meeting(*parts, course, 3, "layer3")
 
@@ -90,8 +92,8 @@ def targets() -> pd.DataFrame:
 def test_targets_are_drawn_through_a_training_and_told_as_means():
     drawn = plots.targets_through_training(targets(), seed=0)
     assert drawn.caption == (
-        "After epoch 30, means of 2 seeds: hint 10.5 % unmatched, moved by 1.00, gap of alphas +1.00; AMA 5.5 % "
-        "unmatched, moved by 0.50, gap of alphas +0.50."
+        "After epoch 30, means: hint (2 seeds) 10.5 % unmatched, moved by 1.00, gap of alphas 1.00; AMA (2 seeds) "
+        "5.5 % unmatched, moved by 0.50, gap of alphas 0.50. Lines are seed 0."
     )
     for axis in drawn.figure.axes:
         assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "30"]

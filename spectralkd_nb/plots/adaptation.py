@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch
 from torch import Tensor
 
 from spectralkd_nb.adaptation import AdaptedTeacher
@@ -80,7 +80,7 @@ def adapted_network(
                 axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "0.35", "lw": 0.8})
     for match in matches:
         ends = places["adapted\nteacher", _outermost(match.teacher)], places["student", _outermost(match.student)]
-        _arrow(axis, (ends[0], 1.3), (ends[1], 0.5), PALETTE[0], f"{match.name}:\nteaches the student", -0.06, "right")
+        _arrow(axis, (ends[0], 1.3), (ends[1], 0.5), PALETTE[0], _taught(match), -0.06, "right")
         _arrow(axis, (ends[1], 0.5), (ends[0], 1.3), PALETTE[1], "approach:\nteaches the module", 0.06, "left")
     told = "anchor: its own answers\nagainst the labels"
     axis.text(most - 0.16, 1.22, told, ha="right", va="top", fontsize=8, color=PALETTE[1])
@@ -98,6 +98,11 @@ def adapted_network(
         f"In place of {', '.join(adapted.paths)} with {replaced:,} weights a module with {weights:,}: it and the "
         "student learn, all the rest of the teacher is frozen.",
     )
+
+
+def _taught(match: Match) -> str:
+    through = "" if match.connector is None else ",\nthrough a connector"
+    return f"{match.name}{through}:\nteaches the student"
 
 
 def _names(network: nn.Module) -> list[str]:
@@ -137,6 +142,7 @@ def meeting(
     mismatches: Mapping[int, float],
     epoch: int,
     title: str,
+    power: tuple[float, float] | None = None,
 ) -> CaptionedFigure:
     """One channel as the teacher has it, as its module has it, and as the student offers it; their spectra; a course.
 
@@ -145,7 +151,8 @@ def meeting(
             target, what the student offers.
         spectra: of the whole layer, over many pictures, by the same names.
         mismatches: share of the target that the student cannot match, by epoch. epoch: the one that is shown.
-        title: of the layer.
+        title: of the layer. power: lowest and highest on the axis of the spectra, so that it stays while a slider
+            moves; None for those of these spectra.
     """
     if epoch not in mismatches:
         raise ValueError(f"there is no epoch {epoch}; the epochs are {', '.join(map(str, mismatches))}")
@@ -170,12 +177,15 @@ def meeting(
         style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": DASHES[i], "ms": 4}
         right.plot(curve.frequency, curve.power, label=f"{name}, α = {alphas[name]:.2f}", **style)
     label_rings(right, [on_cpu(spectrum) for spectrum in spectra.values()])
+    if power is not None:
+        right.set_ylim(*power)
     right.set_title("power of the layer, all photographs", fontsize=9)
     right.legend(loc="lower left", fontsize=8)
-    below = fixed_axis(figure, 4.0, 0.45, 3.85, 0.8)
+    below = fixed_axis(figure, 4.0, 0.5, 3.85, 0.7)
     values = [100 * value for value in mismatches.values()]
     draw_course(below, values, values[0], list(mismatches).index(epoch), mismatches)
-    below.set_title("% that the student cannot match, by epoch; dashed: before", fontsize=9)
+    below.set_title("% that the student cannot match (dashed: before training)", fontsize=9)
+    below.set_xlabel("epoch", fontsize=9)
     told = ", ".join(f"{name} {alpha:.2f}" for name, alpha in alphas.items())
     return CaptionedFigure(
         figure,
@@ -196,10 +206,10 @@ def targets_through_training(table: pandas.DataFrame, seed: int) -> CaptionedFig
     """
     columns = {
         "mismatch": "% the student cannot match",
-        "moved": "distance of the target",
-        "gap": "α of target − α of student",
+        "moved": "target moved by",
+        "gap": "|α of target − α of student|",
     }
-    told = table.assign(mismatch=100 * table["mismatch"], gap=table["target_alpha"] - table["student_alpha"])
+    told = table.assign(mismatch=100 * table["mismatch"], gap=(table["target_alpha"] - table["student_alpha"]).abs())
     figure, axes = new_figure(1, 3, height=3.5)
     methods = list(told["method"].unique())
     epochs = sorted(told[told["seed"] == seed]["epoch"].unique())
@@ -215,15 +225,14 @@ def targets_through_training(table: pandas.DataFrame, seed: int) -> CaptionedFig
         axis.set_xticks(range(len(epochs)), epochs)
         axis.set(xlabel="epoch")
         axis.set_title(label, fontsize=10)
-    axes[0, 2].axhline(0, color="0.6", lw=1, zorder=0)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
-    last = told[told["epoch"] == epochs[-1]].groupby("method", sort=False)[list(columns)].mean()
+    last = told[told["epoch"] == epochs[-1]].groupby("method", sort=False)
     said = "; ".join(
-        f"{method} {row.mismatch:.1f} % unmatched, moved by {row.moved:.2f}, gap of alphas {row.gap:+.2f}"
-        for method, row in last.iterrows()
+        f"{method} ({len(own)} seeds) {own.mismatch.mean():.1f} % unmatched, moved by {own.moved.mean():.2f}, "
+        f"gap of alphas {own.gap.mean():.2f}"
+        for method, own in last
     )
-    seeds = told[told["epoch"] == epochs[-1]]["seed"].nunique()
-    return CaptionedFigure(figure, f"After epoch {epochs[-1]}, means of {seeds} seeds: {said}.")
+    return CaptionedFigure(figure, f"After epoch {epochs[-1]}, means: {said}. Lines are seed {seed}.")
 
 
 def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> CaptionedFigure:
@@ -247,7 +256,10 @@ def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> Capt
         )
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(measure, fontsize=9)
-        axis.margins(x=0.1)
+        ends = [*rows.lower, *rows.upper, *rows.detectable, *-rows.detectable]
+        room = 0.08 * (max(ends) - min(ends))
+        axis.set_xlim(min(ends) - room, max(ends) + room)
+        axis.locator_params(axis="x", nbins=4)
         said.append(
             f"{measure}: "
             + ", ".join(
@@ -257,7 +269,8 @@ def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> Capt
             )
         )
     marks = [Line2D([], [], label=verdict, **style) for verdict, style in VERDICTS.items()]
-    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8)
+    marks.append(Patch(color="0.9", lw=0, label="differences found less than 4 times in 5"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
     return CaptionedFigure(figure, f"{'. '.join(said)}. Grey: what is found less than 4 times in 5.")

@@ -333,6 +333,8 @@ def power_law_field(
     gain[0, 0] = 0
     if not (torch.isfinite(gain.square()).all() and gain.any()):
         raise ValueError(f"alpha={alpha} on {height} x {width} pixels makes no field; |alpha| below 50 and 2 pixels do")
+    if not n:  # Fourier transforms of nothing are an error in some versions of torch
+        return noise.to(dtype)
     full_plane = (gain.square() * mode_weights(width, noise.device)).sum()
     gain = gain * torch.sqrt(height * width / full_plane)
     return torch.fft.irfft2(torch.fft.rfft2(noise) * gain, s=(height, width)).to(dtype)

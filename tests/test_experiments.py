@@ -328,7 +328,11 @@ REFUSED = [
     ("method", 1.0, "method 'mine' is 1.0; give a table of loss terms with their weights"),
     ("method", {"soft targets": 1.0}, "method 'mine' has no 'cross-entropy'; give it a weight, which may be 0"),
     ("method", {"cross entropy": 1.0}, "term 'cross entropy' is not known; did you mean 'cross-entropy'"),
-    ("method", {"cross-entropy": 1.0, "zebra": 1.0}, "term 'zebra' is not known; there are 'attention', 'cross-ent"),
+    (
+        "method",
+        {"cross-entropy": 1.0, "zebra": 1.0},
+        "term 'zebra' is not known; there are 'anchor', 'approach', 'attention', 'cross-ent",
+    ),
     ("method", {"cross-entropy": {"smothing": 0.1}}, "no setting 'smothing'; did you mean 'smoothing'"),
     ("method", features(alpha=1.0), "term 'shape': no setting 'alpha'; there are 'edges', 'layers', 'weight'"),
     ("method", {"cross-entropy": {"smoothing": 0.1}}, "term 'cross-entropy': weight=None is no number"),

@@ -12,6 +12,7 @@ import torch
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
+from test_plots_adaptation import every_figure
 
 from spectralkd_nb import losses, operations, pictures, plots, spectra
 from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
@@ -230,6 +231,7 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "teacher_heat_maps": plots.teacher_heat_maps(SWEEP, RESPONSES, 4),
         "what_predicts": plots.what_predicts(SWEEP, RESPONSES, 4),
         "capacity_gap": plots.capacity_gap(SWEEP, LADDER),
+        **every_figure(),
     }
 
 

@@ -54,6 +54,10 @@ def drop(network: torch.nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def parts():
+    return parts_of_a_meeting()
+
+
+def parts_of_a_meeting() -> tuple:
     generator = torch.Generator().manual_seed(0)
     layers = {name: torch.rand(3, 4, 32, 32, generator=generator) for name in NAMES}
     spectra = {name: radial_spectrum(maps).average() for name, maps in layers.items()}
@@ -102,7 +106,7 @@ def test_targets_are_drawn_through_a_training_and_told_as_means():
     assert drawn.figure.axes[0].lines[0].get_ydata() == pytest.approx([10, 10, 10])
 
 
-def test_claims_are_drawn_one_measure_a_panel():
+def comparisons() -> dict[str, pd.DataFrame]:
     runs = pd.DataFrame(
         {
             "student": "s", "teacher": "t", "protocol": "quick", "seed": [0, 1, 2] * 3,
@@ -116,6 +120,11 @@ def test_claims_are_drawn_one_measure_a_panel():
         rows = [compare_methods(runs, rival, value=value, lower_is_better=value == "loss") for rival in ("KD", "hint")]
         whole = pd.concat(rows)
         tables[measure] = whole[whole["method"] == "AMA"]
+    return tables
+
+
+def test_claims_are_drawn_one_measure_a_panel():
+    tables = comparisons()
     drawn = plots.claims(tables, "does it help?")
     assert [axis.get_xlabel() for axis in drawn.figure.axes] == list(tables)
     first = tables["points of accuracy"].iloc[0]
@@ -142,3 +151,17 @@ def test_accuracy_by_epoch_is_the_mean_over_seeds():
         plots.accuracy_by_epoch(records, ["hint"])
     with pytest.raises(ValueError, match="'KD' has runs of several lengths"):
         plots.accuracy_by_epoch([*records, record("KD", [1.0])], ["KD"])
+
+
+def every_figure() -> dict[str, plots.CaptionedFigure]:
+    """One of each of this module, for the checks that hold for all figures."""
+    teacher, student = build("vgg8x0.125", 4).eval(), build("vgg8x0.0625", 4)
+    adapted = AdaptedTeacher(teacher, ["layer3"], torch.randn(4, 3, 32, 32))
+    matches = [Match("hint", hint_loss, "layer3", "layer3")]
+    return {
+        "accuracy_by_epoch": plots.accuracy_by_epoch([record("KD", [40.0, 60, 70])], ["KD"]),
+        "adapted_network": plots.adapted_network(teacher, adapted, student, matches),
+        "claims": plots.claims(comparisons()),
+        "meeting": plots.meeting(*parts_of_a_meeting(), {0: 0.7, 1: 0.6}, 1, "layer3, channel 0"),
+        "targets_through_training": plots.targets_through_training(targets(), seed=0),
+    }

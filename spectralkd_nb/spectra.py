@@ -203,6 +203,8 @@ def _fourier_modes(maps: Tensor, edges: str) -> Tensor:
     """Half-plane Fourier coefficients F of the maps, treated at the edges and without their mean."""
     if edges not in EDGES:
         raise ValueError(f"edges={edges!r} is not known; choose one of {', '.join(map(repr, EDGES))}")
+    if maps.numel() == 0:  # Fourier transforms of nothing are an error in some versions of torch
+        return maps.new_zeros((*maps.shape[:-1], maps.shape[-1] // 2 + 1), dtype=maps.dtype.to_complex())
     if edges in ("hann", "tukey"):
         window = _window(maps, edges)
         # The tapered map must have no mean, so the mean to take off is the tapered one.

@@ -90,14 +90,11 @@ class AdaptiveModule(nn.Module):
         Args, errors: as for `between`.
         """
         module = cls.between(inputs, outputs, seed)
-        weight, bias = pointwise_fit(module.resized(inputs), outputs)
-        with torch.no_grad():
-            module.pointwise.weight.copy_(weight[:, :, None, None])
-            module.pointwise.bias.copy_(bias)
+        fit_into(module.pointwise, module.resized(inputs), outputs)
         return module
 
     def resized(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) at the size of the outputs: means of squares of pixels, or pixels repeated."""
+        """(B, C, H, W) at the size of the outputs: means over neighbouring pixels, or pixels repeated."""
         if self.enlarge > 1:
             return F.interpolate(x, scale_factor=self.enlarge, mode="nearest")
         # Rounded up, as a convolution with a stride and padding does; what hangs over the border does not count.
@@ -151,6 +148,14 @@ def pointwise_fit(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     means = mine.mean(0), its.mean(0)
     weight = torch.linalg.lstsq(mine - means[0], its - means[1], rcond=ALIKE, driver="gelsd").solution
     return weight.T, means[1] - means[0] @ weight
+
+
+@torch.no_grad()
+def fit_into(convolution: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
+    """Give a 1 x 1 convolution the weights of `pointwise_fit`, whose arguments and errors these are."""
+    weight, bias = pointwise_fit(inputs, outputs)
+    convolution.weight.copy_(weight[:, :, None, None])
+    convolution.bias.copy_(bias)
 
 
 def _require_same_pixels(inputs: Tensor, outputs: Tensor) -> None:

@@ -36,16 +36,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(usual)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Two shades of grey as data, and a teacher's weights."""
-    place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
+def write_shades(file: Path) -> None:
+    """Two shades of grey as data."""
+    rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {"classes": np.array(["dark", "light"])}
     for part, count in (("train", 40), ("test", 24)):
         labels = np.arange(count) % 2
         images = 90 + 60 * labels[:, None, None, None] + 40 * rng.standard_normal((count, 16, 16, 3))
         arrays |= {f"{part}_images": images.clip(0, 255).astype(np.uint8), f"{part}_labels": labels}
-    np.savez(place / "shades.npz", **arrays)
+    np.savez(file, **arrays)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Two shades of grey as data, and a teacher's weights."""
+    place = tmp_path_factory.mktemp("place")
+    write_shades(place / "shades.npz")
     torch.save(build("vgg8x0.125", 2, seed=5).state_dict(), place / "teacher.pt")
     (place / "grid.toml").write_text(
         f"""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from test_targets import write_shades
 
 from spectralkd_nb.experiments import planned_runs, read_records, run_grid, write_records
 from spectralkd_nb.experiments.plan import TRAINED, planned_teachers
@@ -17,13 +17,8 @@ from spectralkd_nb.networks.weights import fingerprint_of
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> dict:
-    place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {"classes": np.array(["dark", "light"])}
-    for part, count in (("train", 40), ("test", 24)):
-        labels = np.arange(count) % 2
-        images = 90 + 60 * labels[:, None, None, None] + 40 * rng.standard_normal((count, 16, 16, 3))
-        arrays |= {f"{part}_images": images.clip(0, 255).astype(np.uint8), f"{part}_labels": labels}
-    np.savez(place / "shades.npz", **arrays)
+    place = tmp_path_factory.mktemp("place")
+    write_shades(place / "shades.npz")
     short = {"data": f"{place}/shades.npz", "recipe": "quick", "epochs": 1}
     return {
         "seeds": [0],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectralkd_nb.adaptation import pointwise_fit
+from spectralkd_nb.adaptation import fit_into
 from spectralkd_nb.distillation.steps import Step, Terms, described
 from spectralkd_nb.networks.features import collected
 from spectralkd_nb.networks.weights import randomness_kept
@@ -63,10 +63,7 @@ class Connector(nn.Conv2d):
             )
         connector = cls.between(student.detach(), teacher.detach())
         stride = connector.stride[0]
-        weight, bias = pointwise_fit(student[..., ::stride, ::stride], teacher)
-        with torch.no_grad():
-            connector.weight.copy_(weight[:, :, None, None])
-            connector.bias.copy_(bias)
+        fit_into(connector, student[..., ::stride, ::stride], teacher)
         return connector.to(student.device)
 
     def forward(self, features: Tensor) -> Tensor:

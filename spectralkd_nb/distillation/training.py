@@ -111,7 +111,7 @@ def train(
         if finished is not None:
             loop.trained.load_state_dict(store.load(TRAINED, device))
             store.require_kept(keep_epochs)
-            return replace(finished, network=_in_eval_mode(student, step))
+            return replace(finished, network=_put_in_eval_mode(student, step))
         stack.enter_context(_own_randomness(seed))
         stack.enter_context(_all_or_nothing(loop.trained))
         if teacher is not None:
@@ -125,10 +125,10 @@ def train(
             store.finish(run, loop.trained)
     if stopped:
         raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
-    return replace(run, network=_in_eval_mode(student, step))
+    return replace(run, network=_put_in_eval_mode(student, step))
 
 
-def _in_eval_mode(student: nn.Module, step: Step) -> nn.Module:
+def _put_in_eval_mode(student: nn.Module, step: Step) -> nn.Module:
     """The student; it and what the step has learned are asked from now on, and not trained."""
     if isinstance(step, nn.Module):
         step.eval()

@@ -63,17 +63,17 @@ def grid_targets(
     import pandas as pd
 
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
-    crops = 255 * photograph_crops(SIZE, EACH)
+    crops, pairs = 255 * photograph_crops(SIZE, EACH), pairs_of(grid)
     originals: dict[tuple, Target] = {}
     last = begun = None
     for record, epoch, student, data in finished_students(bench, grid, store, all_epochs_of):
-        folder, images = bench.store / record.plan.folder, sample_of(data)
-        if ANCHOR in record.plan.terms and last is not record:  # a run's epochs come one after the other
-            last, begun = record, step_as_begun(record, bench.store, bench)
-        for plan in with_teachers(record.plan, pairs_of(grid)):
-            adapted = None
-            if ANCHOR in plan.terms:
-                adapted = step_after(begun, folder, epoch).adapted.network
+        images, adapted = sample_of(data), None
+        if ANCHOR in record.plan.terms:
+            if last is not record:  # a run's epochs come one after the other
+                last, begun = record, step_as_begun(record, bench.store, bench)
+            adapted = step_after(begun, bench.store / record.plan.folder, epoch).adapted.network
+        loss = {"test_loss": loss_on_test_images(student, data)}
+        for plan in with_teachers(record.plan, pairs):
             for mine, its in _layers(plan, layers):
                 which = plan.teacher, plan.teacher_weights, plan.protocol, its
                 if which not in originals:
@@ -81,16 +81,9 @@ def grid_targets(
                 original = originals[which]
                 target = original if adapted is None else _target(adapted, data, images, crops, its)
                 features = features_of(student, images, [mine])[mine]
-                rows.append(
-                    {key: getattr(plan, key) for key in OF_A_RUN}
-                    | {"epoch": epoch, "layer": its}
-                    | vars(describe_target(features, target.features, original.features))
-                    | target.facts
-                    | {
-                        "test_loss": loss_on_test_images(student, data),
-                        **alpha_of(student, data, crops, mine, "student"),
-                    }
-                )
+                told = {key: getattr(plan, key) for key in OF_A_RUN} | {"epoch": epoch, "layer": its}
+                quality = vars(describe_target(features, target.features, original.features))
+                rows.append(told | quality | target.facts | loss | alpha_of(student, data, crops, mine, "student"))
     return pd.DataFrame(rows, columns=[*OF_A_RUN, "epoch", "layer", *MEASURED])
 
 

@@ -106,11 +106,7 @@ def mode_weights(width: int, device: torch.device | str | None = None) -> Tensor
     Returns:
         (W // 2 + 1,), summing to W; float64, or float32 on a device without float64.
     """
-    weights = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64, device="cpu")
-    weights[0] = 1
-    if width % 2 == 0:
-        weights[-1] = 1
-    return _moved(weights, torch.device(device or "cpu"))
+    return _mode_weights(width, torch.device(device or "cpu")).clone()  # the caller may write into it
 
 
 def mode_frequencies(height: int, width: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -157,7 +153,7 @@ def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return torch.fft.irfft2(mixed[0], s=size), torch.fft.irfft2(mixed[1], s=size)
 
 
-def _by_size(function: Callable) -> Callable:
+def by_size(function: Callable) -> Callable:
     """lru_cache for what depends on sizes alone: ordinary tensors, whatever mode the first caller happens to be in.
 
     A tensor made in inference mode could never again be used where gradients are wanted.
@@ -170,6 +166,15 @@ def _by_size(function: Callable) -> Callable:
             return function(*arguments)
 
     return remembered
+
+
+@by_size
+def _mode_weights(width: int, device: torch.device) -> Tensor:
+    weights = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)
+    weights[0] = 1
+    if width % 2 == 0:
+        weights[-1] = 1
+    return _moved(weights, device)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -244,7 +249,7 @@ def _without_smooth_part(modes: Tensor, maps: Tensor) -> Tensor:
     return modes.addcmul_(across_rows, rows, value=-1).addcmul_(across_columns, columns, value=-1)
 
 
-@_by_size
+@by_size
 def _smooth_factors(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     row, column = (2 * torch.pi * frequency for frequency in mode_frequencies(height, width))
     laplacian = 2 * torch.cos(row) + 2 * torch.cos(column) - 4
@@ -345,10 +350,11 @@ def _stacks(maps: Tensor) -> tuple[Tensor, ...]:
 def _as_spectrum(power: Tensor, shape: tuple[int, int], sectors: int | None, maps: int, edges: str) -> RadialSpectrum:
     rings = _rings(*shape, sectors)
     layout = (-1,) if sectors is None else (sectors, min(shape) // 2)
+    frequency, modes = _rings_on(*shape, sectors, power.device)
     return RadialSpectrum(
-        frequency=_moved(rings.frequency.reshape(layout), power.device),
+        frequency=frequency.reshape(layout).clone(),
         power=power if sectors is None else power.unflatten(-1, layout),
-        modes=_moved(rings.modes.reshape(layout), power.device),
+        modes=modes.reshape(layout).clone(),
         maps=maps,
         shape=shape,
         edges=edges,
@@ -388,7 +394,7 @@ class _Rings:
     orientation: Tensor | None
 
 
-@_by_size
+@by_size
 def _rings(height: int, width: int, sectors: int | None) -> _Rings:
     if sectors is not None and sectors < 2:
         raise ValueError(f"sectors={sectors} splits nothing; give 2 or more, or None for whole rings")
@@ -416,6 +422,13 @@ def _rings(height: int, width: int, sectors: int | None) -> _Rings:
     return _Rings(cell, share, modes, frequency, orientation)
 
 
+@by_size
+def _rings_on(height: int, width: int, sectors: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Frequency and modes of the cells, on a device: a training step should not wait for them to be sent."""
+    rings = _rings(height, width, sectors)
+    return _moved(rings.frequency, device), _moved(rings.modes, device)
+
+
 def _ring_average(squares: Tensor, shape: tuple[int, int], sectors: int | None) -> Tensor:
     """Average over rings of (..., H, Wh, parts): the last dimension holds what adds up to a mode's power."""
     parts = squares.shape[-1]
@@ -430,7 +443,7 @@ def _ring_average(squares: Tensor, shape: tuple[int, int], sectors: int | None) 
     return sums.index_add(-1, rings.cell.to(squares.device), weighted)[..., :-1]
 
 
-@_by_size
+@by_size
 def _ring_matrix(
     height: int, width: int, sectors: int | None, parts: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -605,7 +605,7 @@ def gone_after_the_first_epoch(progress) -> None:
 def test_a_run_goes_on_in_the_precision_in_which_it_began(data, tmp_path, monkeypatch):
     began = {"folder": tmp_path, "checkpoint_seconds": 0}
     with monkeypatch.context() as patched:  # as on a device that has bfloat16
-        patched.setattr("spectralkd_nb.distillation.training._precision", lambda _: "bfloat16")
+        patched.setattr("spectralkd_nb.distillation.loop.precision_of", lambda _: "bfloat16")
         unbroken = train(Tiny(), data, QUICK)
         with pytest.raises(RuntimeError, match="the view is gone"):
             train(Tiny(), data, QUICK, callback=gone_after_the_first_epoch, **began)

@@ -52,6 +52,12 @@ def test_one_teacher_is_planned_for_all_its_students(grid):
     assert planned_teachers(named) == []
 
 
+def test_a_teacher_may_differ_from_its_students_protocol(grid):
+    (plan,) = planned_teachers({**grid, "train_teachers": {"protocol": "short", "seed": 1, "epochs": 7}})
+    assert (plan.recipe.epochs, plan.recipe.batch_size, plan.keep_epochs) == (7, 32, [7])
+    assert {run.recipe.epochs for run in planned_runs(grid)} == {1, 2}
+
+
 def test_the_teacher_is_trained_first_and_once(grid, store):
     (plan,) = planned_teachers(grid)
     trained = store / plan.folder / "run.json"
@@ -79,7 +85,8 @@ def test_records_of_such_a_grid_are_read_again(grid, store, tmp_path):
         ({"protocol": "longer", "seed": 0}, "the teachers' protocol 'longer' is none of 'short', 'long'"),
         ({"protocol": "long"}, "train_teachers needs 'seed'"),
         ({"protocol": "long", "seed": -1}, "seed -1 is no whole number"),
-        ({"protocol": "long", "seed": 1, "epochs": 3}, "train_teachers has no 'epochs'"),
+        ({"protocol": "long", "seed": 1, "epoch": 3}, "train_teachers has no 'epoch'"),
+        ({"protocol": "long", "seed": 1, "epochs": 0}, "epochs=0"),
         ("long", "train_teachers is 'long'; give a table with protocol, seed"),
     ],
 )

@@ -121,6 +121,7 @@ class Run:
         curves: "epoch", "learning rate", "train accuracy", "test accuracy" (percent), "seconds", and each loss term.
         seconds: of training and testing, all sittings together. device, threads, precision: where it ran.
         versions: of Python, torch and this package. commit: of the code, if it is a git checkout.
+        together: how many runs were trained at once on the device; the seconds are then those of all of them.
     """
 
     pair: dict[str, str | None]
@@ -138,6 +139,7 @@ class Run:
     precision: str
     versions: dict[str, str]
     commit: str | None
+    together: int = 1
     network: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:

@@ -1,33 +1,29 @@
-"""The loop: one training run, with or without a teacher."""
+"""Training runs, one or several at once, with or without a teacher: how they begin, are kept, stopped and ended."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import platform
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from spectralkd_nb import __version__
-from spectralkd_nb.datasets import LabelledImages, Views, augment, draw_views
-from spectralkd_nb.distillation.evaluation import evaluate, teaching
-from spectralkd_nb.distillation.progress import Callback, Progress
-from spectralkd_nb.distillation.records import Recipe, Run, losses_of, plain, title_of
-from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step, Terms, described
-from spectralkd_nb.distillation.store import CHECKPOINT, TRAINED, RunStore
+from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.distillation.evaluation import teaching
+from spectralkd_nb.distillation.loop import Batch, Loop
+from spectralkd_nb.distillation.progress import Callback
+from spectralkd_nb.distillation.records import Recipe, Run, plain
+from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step
+from spectralkd_nb.distillation.store import TRAINED, RunStore
+from spectralkd_nb.distillation.together import Company, Turns, in_companies
 from spectralkd_nb.networks import build
-from spectralkd_nb.networks.weights import fingerprint_of, randomness_kept
+from spectralkd_nb.networks.weights import randomness_kept
 
 PROGRESS_SECONDS = 0.25  # between two calls of a callback
 
@@ -55,6 +51,7 @@ def train(
     keep_epochs: Sequence[int] = (),
     teacher_batch_statistics: bool = False,
     train_teacher: bool = False,
+    graphs: bool = True,
 ) -> Run:
     """Train a student, alone or from a teacher, and return the record of the run with the network in it.
 
@@ -76,6 +73,7 @@ def train(
         teacher_batch_statistics: put the teacher in train mode, so that its batch norms use, and update, the statistics
             of the batch.
         train_teacher: train the teacher's parameters too (implies train mode).
+        graphs: on a CUDA device, launch each step as one graph, see `graphs.Graphed`; the numbers are the same.
 
     Returns:
         `Run`, with `network` the trained student, in eval mode; a step that is a module is in eval mode too.
@@ -91,18 +89,150 @@ def train(
     Whatever ends a run before its end, the student (and what else is trained) then has the weights that it came with:
     what was learned is in the folder, and the same call goes on from there.
     """
-    recipe, seed = recipe or Recipe(), int(seed)
-    device = torch.device(device or default_device())
+    asked = Training(
+        student,
+        data,
+        recipe,
+        teacher=teacher,
+        step=step,
+        weights=weights,
+        seed=seed,
+        folder=folder,
+        callback=callback,
+        keep_epochs=keep_epochs,
+        teacher_batch_statistics=teacher_batch_statistics,
+        train_teacher=train_teacher,
+    )
+    (outcome,) = train_together([asked], device=device, checkpoint_seconds=checkpoint_seconds, graphs=graphs)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` is asked for, as one of several: its arguments, by their names."""
+
+    student: nn.Module | str
+    data: LabelledImages
+    recipe: Recipe | None = None
+    teacher: nn.Module | None = None
+    step: Step | None = None
+    weights: Mapping[str, float] | None = None
+    seed: int = 0
+    folder: str | Path | None = None
+    callback: Callback | None = None
+    keep_epochs: Sequence[int] = ()
+    teacher_batch_statistics: bool = False
+    train_teacher: bool = False
+
+
+def train_together(
+    trainings: Sequence[Training],
+    *,
+    device: str | torch.device | None = None,
+    checkpoint_seconds: float = 60.0,
+    graphs: bool = True,
+) -> list[Run | Exception]:
+    """Several runs at once on one device, each of them as `train` does it.
+
+    They take turns, batch by batch, and on a GPU each has a stream of its own. Runs of one data set, seed and batch
+    size share their batches, and of these the ones that have equal teachers share the answers: the teacher looks at
+    each batch once. Each run comes to what it comes to by itself, on a CPU to the last bit.
+
+    Args:
+        trainings: what is asked, see `train`. No two may have one student, step, teacher or folder.
+        device, checkpoint_seconds, graphs: as there, for all.
+
+    Returns:
+        Of each training its record, or what it raised; the others went on.
+
+    Raises:
+        KeyboardInterrupt: after each run's checkpoint is written.
+    """
+    return _Together(trainings, torch.device(device or default_device()), checkpoint_seconds, graphs).go()
+
+
+class _Together:
+    """Sessions of several trainings, and which batch each of them waits for."""
+
+    def __init__(
+        self, trainings: Sequence[Training], device: torch.device, checkpoint_seconds: float, graphs: bool
+    ) -> None:
+        self.trainings = list(trainings)
+        self.device, self.checkpoint_seconds, self.graphs = device, checkpoint_seconds, graphs
+        self.turns = Turns(device, alone=len(self.trainings) == 1)
+        self.on_device: dict[int, LabelledImages] = {}
+        self.waiting: dict[int, Loop] = {}
+        self.outcomes: dict[int, Run | Exception | _Stopped] = {}
+
+    def go(self) -> list[Run | Exception]:
+        with randomness_kept(), _deferred_interrupt() as interrupted, contextlib.ExitStack() as stack:
+            self.sessions = [_session(asked, self, interrupted) for asked in self.trainings]
+            for session in self.sessions:
+                stack.callback(session.close)
+            for who in range(len(self.sessions)):
+                self._let(who, None)
+            companies = in_companies(list(self.waiting.values()))
+            while self.waiting:
+                for company in companies:
+                    self._advance(company)
+            stopped = [outcome for outcome in self.outcomes.values() if isinstance(outcome, _Stopped)]
+            if stopped:
+                raise KeyboardInterrupt(str(stopped[0]))
+            if interrupted():
+                raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
+        return [self.outcomes[who] for who in range(len(self.sessions))]
+
+    def _advance(self, company: Company) -> None:
+        """One batch, for those of the company that are furthest behind."""
+        there = {who: loop for who, loop in self.waiting.items() if loop in company.loops}
+        if not there:
+            return
+        furthest = min((loop.epoch, loop.position) for loop in there.values())
+        behind = {who: loop for who, loop in there.items() if (loop.epoch, loop.position) == furthest}
+        batch = company.batch(list(behind.values()))
+        for who in behind:
+            self._let(who, batch)
+        self.turns.meet()
+
+    def _let(self, who: int, batch: Batch | None) -> None:
+        """A run goes on until it waits for its next batch, or ends."""
+        self.waiting.pop(who, None)
+        try:
+            with self.turns.of(who, int(self.trainings[who].seed)):
+                self.waiting[who] = self.sessions[who].send(batch)
+        except StopIteration as end:
+            self.outcomes[who] = end.value
+        except (Exception, _Stopped) as error:
+            self.outcomes[who] = error
+
+    def moved(self, data: LabelledImages) -> LabelledImages:
+        """The data on the device, where all runs of it share them."""
+        if id(data) not in self.on_device:
+            self.on_device[id(data)] = data.to(self.device)
+        return self.on_device[id(data)]
+
+
+class _Stopped(KeyboardInterrupt):
+    """An interrupt that was taken at the end of a step, with everything kept."""
+
+
+def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) -> Generator[Loop, Batch, Run]:
+    """One run, which hands out its loop whenever it wants a batch, and returns its record."""
+    recipe, seed, data = asked.recipe or Recipe(), int(asked.seed), asked.data
+    device, student, teacher = room.device, asked.student, asked.teacher
     if isinstance(student, str):
         student = build(student, len(data.classes), seed=seed)
-    step = step or (SoftTargets() if teacher is not None else CrossEntropy())
+    step = asked.step or (SoftTargets() if teacher is not None else CrossEntropy())
     # Plain numbers: a checkpoint with numpy's could not be read back safely.
-    weights = {str(name): float(weight) for name, weight in (weights or {}).items()}
-    how = {"teacher batch statistics": bool(teacher_batch_statistics), "teacher trained": bool(train_teacher)}
-    loop = _Loop(student, data, recipe, teacher, step, weights, seed, device, how)
-    keep_epochs = _checked_epochs(keep_epochs, recipe, folder)
-    store = RunStore(folder, loop.identity()) if folder is not None else None
-    loop.prepare(train_teacher)
+    weights = {str(name): float(weight) for name, weight in (asked.weights or {}).items()}
+    statistics, train_teacher = bool(asked.teacher_batch_statistics), bool(asked.train_teacher)
+    how = {"teacher batch statistics": statistics, "teacher trained": train_teacher}
+    loop = Loop(student, data, recipe, teacher, step, weights, seed, device, how, room.graphs)
+    keep_epochs = _checked_epochs(asked.keep_epochs, recipe, asked.folder)
+    store = RunStore(asked.folder, loop.identity()) if asked.folder is not None else None
+    loop.prepare(train_teacher, room.moved(data))
     with contextlib.ExitStack() as stack:
         finished = store.finished(device) if store is not None else None
         if store is not None and finished is None:
@@ -112,20 +242,56 @@ def train(
             loop.trained.load_state_dict(store.load(TRAINED, device))
             store.require_kept(keep_epochs)
             return replace(finished, network=_put_in_eval_mode(student, step))
-        stack.enter_context(_own_randomness(seed))
         stack.enter_context(_all_or_nothing(loop.trained))
         if teacher is not None:
-            stack.enter_context(teaching(teacher, teacher_batch_statistics, train_teacher))
+            stack.enter_context(teaching(teacher, statistics, train_teacher))
         if store is not None:
             store.require_room(loop.size())
             loop.restore(store, keep_epochs)
-        stopped = loop.go(store, callback, checkpoint_seconds, keep_epochs)
-        run = loop.record()
+        yield from _epochs(loop, store, asked.callback, room.checkpoint_seconds, keep_epochs, interrupted)
+        run = loop.record(together=len(room.trainings))
         if store is not None:
             store.finish(run, loop.trained)
-    if stopped:
-        raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
     return replace(run, network=_put_in_eval_mode(student, step))
+
+
+def _epochs(
+    loop: Loop,
+    store: RunStore | None,
+    callback: Callback | None,
+    checkpoint_seconds: float,
+    keep_epochs: Sequence[int],
+    interrupted: Callable[[], bool],
+) -> Generator[Loop, Batch, None]:
+    """Train to the end. An interrupt is taken between two steps, after a checkpoint."""
+    loop.start_clock()
+    saved = shown = time.perf_counter()
+    while loop.epoch < loop.recipe.epochs:
+        while loop.position < loop.steps:
+            images, labels = yield loop
+            loop.learn(images, labels)
+            loop.clock()
+            now = time.perf_counter()
+            if store is not None and (interrupted() or now - saved >= checkpoint_seconds):
+                store.checkpoint(loop.state())
+                saved = time.perf_counter()
+            if interrupted():
+                raise _Stopped(_going_on(store, loop))
+            if callback is not None and now - shown >= PROGRESS_SECONDS:
+                callback(loop.progress())
+                shown = time.perf_counter()
+        loop.finish_epoch()
+        # Before the checkpoint: a run that goes on behind an epoch has its weights.
+        if store is not None and loop.epoch in keep_epochs:
+            store.keep(loop.epoch, loop.student, loop.step if isinstance(loop.step, nn.Module) else None)
+        done = loop.epoch == loop.recipe.epochs
+        if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
+            store.checkpoint(loop.state())
+            saved = time.perf_counter()
+        if callback is not None:
+            callback(loop.progress(done=done))
+        if interrupted() and not done:
+            raise _Stopped(_going_on(store, loop))
 
 
 def _put_in_eval_mode(student: nn.Module, step: Step) -> nn.Module:
@@ -133,273 +299,6 @@ def _put_in_eval_mode(student: nn.Module, step: Step) -> nn.Module:
     if isinstance(step, nn.Module):
         step.eval()
     return student.eval()
-
-
-class _Loop:
-    """The state of a run, and how it moves on by a batch."""
-
-    def __init__(
-        self,
-        student: nn.Module,
-        data: LabelledImages,
-        recipe: Recipe,
-        teacher: nn.Module | None,
-        step: Step,
-        weights: dict[str, float],
-        seed: int,
-        device: torch.device,
-        how: dict[str, bool],
-    ) -> None:
-        if not len(data.train_labels) or not len(data.test_labels):
-            raise ValueError(f"{data.name} holds no images to train or to test with")
-        self.student, self.teacher, self.step = student, teacher, step
-        self.data, self.recipe, self.weights = data, recipe, weights
-        self.seed, self.device, self.how = seed, device, how
-        self.pair = {"student": _name(student), "teacher": _name(teacher)}
-        self.came_with = {
-            "student fingerprint": fingerprint_of(student.state_dict()),
-            "teacher fingerprint": None if teacher is None else fingerprint_of(teacher.state_dict()),
-        }
-        self.precision = _precision(device) if recipe.precision == "auto" else recipe.precision
-        self.steps = math.ceil(len(data.train_labels) / recipe.batch_size)
-        # What a checkpoint holds, beside tensors:
-        self.epoch = 0  # epochs finished
-        self.position = 0  # batches of the current epoch done
-        self.seconds = 0.0
-        self.rate = 0.0  # the learning rate of the last step
-        self.curves: dict[str, list[float]] = {}
-
-    def identity(self) -> dict[str, Any]:
-        """What makes this run this one; a folder that holds another is not written to."""
-        return {
-            "pair": self.pair,
-            "method": described(self.step),
-            "weights": self.weights,
-            "seed": self.seed,
-            "protocol": {
-                "data": self.data.name,
-                "fingerprint": self.data.fingerprint,
-                "train images": len(self.data.train_labels),
-                "test images": len(self.data.test_labels),
-                "shift": self.data.pad if self.recipe.augment else 0,
-                "mirror": self.data.flip and self.recipe.augment,
-                **self.came_with,
-                **self.how,
-                "reported": "last epoch",
-            },
-            "recipe": json.loads(json.dumps(asdict(self.recipe))),
-        }
-
-    def prepare(self, train_teacher: bool) -> None:
-        """Put everything on the device, and make the optimiser."""
-        layout = {"memory_format": torch.channels_last} if self.recipe.channels_last else {}
-        self.student.to(self.device, **layout).train()
-        if self.teacher is not None:
-            self.teacher.to(self.device, **layout)
-        trained = [self.student]
-        if isinstance(self.step, nn.Module):
-            trained.append(self.step.to(self.device).train())
-        if train_teacher and self.teacher is not None:
-            trained.append(self.teacher)
-        self.trained = nn.ModuleList(trained)
-        self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        recipe = self.recipe
-        self.optimiser = torch.optim.SGD(
-            self.parameters,
-            recipe.learning_rate,
-            recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
-        self.schedule = _schedule(self.optimiser, recipe, self.steps)
-        self.on_device = self.data.to(self.device)
-        self.sums: dict[str, Tensor] = {}
-        # The compiled networks share their parameters with the ones that are saved.
-        compiled = torch.compile if recipe.compile else lambda network: network
-        self.ask_student = compiled(self.student)
-        self.ask_teacher = compiled(self.teacher) if self.teacher is not None else None
-
-    def go(
-        self,
-        store: RunStore | None,
-        callback: Callback | None,
-        checkpoint_seconds: float,
-        keep_epochs: Sequence[int],
-    ) -> bool:
-        """Train to the end. An interrupt is taken between two steps, after a checkpoint.
-
-        Returns:
-            whether an interrupt came too late to stop anything.
-        """
-        started, before = time.perf_counter(), self.seconds
-        saved = shown = started
-        with _deferred_interrupt() as interrupted:
-            while self.epoch < self.recipe.epochs:
-                views = self._views()
-                while self.position < self.steps:
-                    self._advance(views.batch(self.position * self.recipe.batch_size, self.recipe.batch_size))
-                    now = time.perf_counter()
-                    self.seconds = before + now - started
-                    if store is not None and (interrupted() or now - saved >= checkpoint_seconds):
-                        store.checkpoint(self.state())
-                        saved = time.perf_counter()
-                    if interrupted():
-                        raise KeyboardInterrupt(_going_on(store, self))
-                    if callback is not None and now - shown >= PROGRESS_SECONDS:
-                        callback(self._progress())
-                        shown = time.perf_counter()
-                self._finish_epoch(before, started)
-                # Before the checkpoint: a run that goes on behind an epoch has its weights.
-                if store is not None and self.epoch in keep_epochs:
-                    store.keep(self.epoch, self.student, self.step if isinstance(self.step, nn.Module) else None)
-                done = self.epoch == self.recipe.epochs
-                if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
-                    store.checkpoint(self.state())
-                    saved = time.perf_counter()
-                if callback is not None:
-                    callback(self._progress(done=done))
-                if interrupted() and not done:
-                    raise KeyboardInterrupt(_going_on(store, self))
-            return interrupted()
-
-    def _views(self) -> Views:
-        """Order, shifts and mirror images of the current epoch: they follow from seed and epoch alone."""
-        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        pad, flip = (self.data.pad, self.data.flip) if self.recipe.augment else (0, False)
-        return draw_views(len(self.data.train_labels), pad, flip, generator).to(self.device)
-
-    def _advance(self, views: Views) -> None:
-        """One batch: forward, backward, update."""
-        data = self.on_device
-        images, labels = data.train_images[views.order], data.train_labels[views.order]
-        if self.recipe.augment:
-            images = augment(images, views, self.data.pad)
-        images = data.normalise(images)
-        if self.recipe.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits, terms = self.step(self.ask_student, self.ask_teacher, images, labels)
-        loss = self._total(terms)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        self.rate = self.optimiser.param_groups[0]["lr"]
-        self.optimiser.step()
-        self.schedule.step()
-        self.position += 1
-        with torch.no_grad():
-            right = (logits.argmax(1) == labels).sum()
-            for name, value in {**terms, "train accuracy": right / len(labels)}.items():
-                self.sums[name] = self.sums.get(name, 0) + value.detach().float() * len(labels)
-
-    def _total(self, terms: Terms) -> Tensor:
-        unknown = set(self.weights) - set(terms)
-        if unknown:
-            raise ValueError(
-                f"weights name {', '.join(sorted(unknown))}, and the step's loss terms are {', '.join(terms)}"
-            )
-        return sum(self.weights.get(name, 1.0) * term for name, term in terms.items())
-
-    def _means(self) -> dict[str, float]:
-        seen = min(self.position * self.recipe.batch_size, len(self.data.train_labels))
-        return {name: float(total) / max(seen, 1) for name, total in self.sums.items()}
-
-    def _finish_epoch(self, before: float, started: float) -> None:
-        means = self._means()
-        if not all(math.isfinite(value) for value in means.values()):
-            raise ValueError(
-                f"the loss of epoch {self.epoch + 1} is not finite; lower the learning rate or set clip_norm"
-            )
-        accuracy = evaluate(self.student, self.on_device, precision=self.precision)
-        self.seconds = before + time.perf_counter() - started
-        self.epoch += 1
-        self.position, self.sums = 0, {}
-        means["train accuracy"] *= 100
-        row = {"epoch": self.epoch, "learning rate": self.rate, **means}
-        for name, value in {**row, "test accuracy": accuracy, "seconds": self.seconds}.items():
-            self.curves.setdefault(name, []).append(value)
-
-    def _progress(self, done: bool = False) -> Progress:
-        means = self._means()
-        share = (self.epoch + self.position / self.steps) / self.recipe.epochs
-        last = {name: values[-1] for name, values in losses_of(self.curves).items()}
-        return Progress(
-            title=title_of(self.pair),
-            epoch=min(self.epoch + 1, self.recipe.epochs),
-            epochs=self.recipe.epochs,
-            step=self.steps if done else self.position,
-            steps=self.steps,
-            losses={name: value for name, value in means.items() if name != "train accuracy"} or last,
-            accuracy=100 * means["train accuracy"] if means else self.curves["train accuracy"][-1],
-            curves={name: list(values) for name, values in self.curves.items()},
-            seconds=self.seconds,
-            seconds_left=self.seconds * (1 / share - 1) if share else math.inf,
-            done=done,
-        )
-
-    def record(self) -> Run:
-        curve = self.curves["test accuracy"]
-        return Run(
-            **self.identity(),
-            accuracy_last=curve[-1],
-            accuracy_best=max(curve),
-            curves=self.curves,
-            seconds=self.seconds,
-            device=_device_name(self.device),
-            threads=torch.get_num_threads(),
-            precision=self.precision,
-            versions={"python": platform.python_version(), "torch": torch.__version__, "spectralkd_nb": __version__},
-            commit=_commit(),
-        )
-
-    # --- checkpoints ---
-
-    def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {
-            "identity": self.identity(),
-            "trained": self.trained.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "epoch": self.epoch,
-            "position": self.position,
-            "rate": self.rate,
-            "sums": self.sums,
-            "seconds": self.seconds,
-            "curves": self.curves,
-            "precision": self.precision,
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-        }
-
-    def size(self) -> int:
-        """Bytes that a checkpoint will take, a little too many."""
-        tensors = [*self.trained.state_dict().values(), *self.parameters]  # the momentum is as large as the parameters
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 2**20
-
-    def restore(self, store: RunStore, keep_epochs: Sequence[int]) -> None:
-        """Go back to the last checkpoint, if there is one.
-
-        Raises:
-            ValueError: it is past an epoch that is asked for and was not kept, or what `RunStore.load` refuses.
-        """
-        state = store.load(CHECKPOINT, self.device)
-        if state is None:
-            return
-        done = state["epoch"]
-        store.require_kept([epoch for epoch in keep_epochs if epoch <= done], f"past epoch {done}")
-        # As it began, whatever this device would choose: the record tells one precision.
-        self.precision = state.get("precision", self.precision)
-        self.trained.load_state_dict(state["trained"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.position, self.rate = state["epoch"], state["position"], state["rate"]
-        self.sums, self.seconds, self.curves = state["sums"], state["seconds"], state["curves"]
-        torch.set_rng_state(state["random"]["cpu"].cpu())
-        if state["random"]["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
 
 
 def _checked_epochs(epochs: Sequence[int], recipe: Recipe, folder: str | Path | None) -> list[int]:
@@ -414,27 +313,6 @@ def _checked_epochs(epochs: Sequence[int], recipe: Recipe, folder: str | Path | 
     return epochs
 
 
-def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if recipe.schedule == "step":
-        milestones = [epoch * steps for epoch in recipe.milestones]
-        return torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, recipe.decay)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        recipe.learning_rate,
-        total_steps=recipe.epochs * steps + 1,  # the last call of step() only looks one ahead
-        pct_start=recipe.warm_up * (1 + 1e-9),  # a warm-up of exactly one step would divide by zero
-        cycle_momentum=False,
-    )
-
-
-@contextlib.contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Dropout and the like draw from the run's seed, and the caller's generators are left as they were."""
-    with randomness_kept():
-        torch.manual_seed(seed)
-        yield
-
-
 @contextlib.contextmanager
 def _all_or_nothing(trained: nn.Module) -> Iterator[None]:
     """What ends early leaves the weights as they came, or the same call would begin with half a training."""
@@ -444,13 +322,6 @@ def _all_or_nothing(trained: nn.Module) -> Iterator[None]:
     except BaseException:
         trained.load_state_dict(before)
         raise
-
-
-def _precision(device: torch.device) -> str:
-    # Cards that only emulate bfloat16, such as Colab's T4, have no convolutions in it.
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bfloat16"
-    return "float32"
 
 
 @contextlib.contextmanager
@@ -479,31 +350,7 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, usual)
 
 
-# --- names ---------------------------------------------------------------------------------------
-
-
-def _name(network: nn.Module | None) -> str | None:
-    if network is None:
-        return None
-    return network.info.name if hasattr(network, "info") else type(network).__name__
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _going_on(store: RunStore | None, loop: _Loop) -> str:
+def _going_on(store: RunStore | None, loop: Loop) -> str:
     if store is None:
         return "the run was stopped; nothing was kept, because it has no folder"
     return f"the run was stopped in epoch {loop.epoch + 1}; the same call goes on from here"
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, with a + if files were changed since; None elsewhere."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

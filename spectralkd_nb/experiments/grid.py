@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import json
 import time
 import traceback
@@ -17,6 +19,7 @@ from torch import nn
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import Progress, Run, train
 from spectralkd_nb.distillation.progress import Callback
+from spectralkd_nb.distillation.training import Training, train_together
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.records import (
@@ -71,6 +74,7 @@ def run_grid(
     retry: bool = False,
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
+    together: int = 1,
 ) -> pandas.DataFrame:
     """Do every run of a grid that the store does not have yet, and return the table of all.
 
@@ -92,6 +96,8 @@ def run_grid(
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.
         device: see `train`.
+        together: so many runs of one seed are trained at once, see `train_together`: worth it on a GPU, which one small
+            network leaves idle, and as far as its memory goes. Of a teacher they then need its answers only once.
 
     Returns:
         as `grid_results`.
@@ -102,7 +108,7 @@ def run_grid(
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
     grid = read_grid(grid)  # once: the file may be edited while this goes on
-    name, how = grid.get("name", "grid"), {"retry": retry, "callback": callback, "device": device}
+    name, how = grid.get("name", "grid"), {"retry": retry, "callback": callback, "device": device, "together": together}
     if teachers := planned_teachers(grid):
         run_plans(f"{name}, its teachers", teachers, store, **how)
         for plan in teachers:
@@ -123,8 +129,11 @@ def run_plans(
     retry: bool = False,
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
+    together: int = 1,
 ) -> None:
     """What `run_grid` does with the runs of its grid, for any runs; a teacher may be a run of the same store."""
+    if together < 1:
+        raise ValueError(f"together={together}: how many runs are trained at once, 1 or more")
     work = _Work(name, plans, Path(store).expanduser(), callback, device)
     work.store.mkdir(parents=True, exist_ok=True)
     if retry:
@@ -135,8 +144,8 @@ def run_plans(
         work.bench.load(plan)
     work.bench.require_same(finished_of(plans, store), work.store)
     while work.left():
-        for plan in work.left():
-            work.do(plan)
+        for company in _companies(work.left(), together):
+            work.do(company)
         work.look()
         if work.left() and not work.left(TO_DO, CUT_OFF):
             time.sleep(WAITING)
@@ -172,15 +181,14 @@ class _Work:
         states, details = zip(*(self.states[plan.folder] for plan in self.plans), strict=True)
         self.callback(GridProgress(self.name, self.plans, states, details, run))
 
-    def do(self, plan: Plan) -> None:
-        """Do one run, unless it is done by now or another process has it; the store tells what came of it."""
-        self.states[plan.folder] = state_of(plan, self.store)
-        if self.states[plan.folder][0] not in (TO_DO, CUT_OFF):
-            return
-
+    def do(self, company: Sequence[Plan]) -> None:
+        """Do these runs, but for those that are done by now or that others have; the store tells what came of them."""
+        for plan in company:
+            self.states[plan.folder] = state_of(plan, self.store)
+        company = [plan for plan in company if self.states[plan.folder][0] in (TO_DO, CUT_OFF)]
         untold: list[Exception] = []
 
-        def running(progress: Progress) -> None:
+        def running(plan: Plan, progress: Progress) -> None:
             self.states[plan.folder] = RUNNING, f"epoch {progress.epoch} of {progress.epochs}"
             try:
                 self.tell(progress)
@@ -188,17 +196,44 @@ class _Work:
                 untold.append(error)
                 raise
 
-        try:
-            do_run(plan, self.store / plan.folder, callback=running, device=self.device, bench=self.bench)
-        except Exception as error:
-            if any(error is own for own in untold):  # the callback's, and no failure of the run
-                raise
+        errors = self._errors_of(company, running)
+        for plan in company:
+            error = errors.get(plan.folder)
+            if error is None or any(error is own for own in untold):  # the callback's is no failure of the run
+                continue
             if not isinstance(error, OSError):
                 write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
             elif not isinstance(error, BlockingIOError):  # that one is of a run that another process has
-                raise  # without room or permission the next run would fare no better
-        self.states[plan.folder] = state_of(plan, self.store)
+                untold.append(error)  # without room or permission the next run would fare no better
+        if untold:
+            raise untold[0]
+        for plan in company:
+            self.states[plan.folder] = state_of(plan, self.store)
         self.tell()
+
+    def _errors_of(self, company: Sequence[Plan], running: Callable[[Plan, Progress], None]) -> dict[str, Exception]:
+        """Train; of each run that did not come to its end, by its folder, why."""
+        trainings: dict[str, Training] = {}
+        errors: dict[str, Exception] = {}
+        for plan in company:
+            try:
+                folder, told = self.store / plan.folder, functools.partial(running, plan)
+                if len(company) == 1:
+                    do_run(plan, folder, callback=told, device=self.device, bench=self.bench)
+                else:
+                    trainings[plan.folder] = Training(**_asked(plan, folder, told, self.bench))
+            except Exception as error:
+                errors[plan.folder] = error
+        outcomes = train_together(list(trainings.values()), device=self.device) if trainings else []
+        failed = {name: out for name, out in zip(trainings, outcomes, strict=True) if isinstance(out, Exception)}
+        return errors | failed
+
+
+def _companies(plans: Sequence[Plan], most: int) -> list[list[Plan]]:
+    """Plans in the same order, those of one seed and setting together, at most so many."""
+    alike = itertools.groupby(plans, lambda plan: (plan.seed, plan.setting))
+    found = [list(group) for _, group in alike]
+    return [some[i : i + most] for some in found for i in range(0, len(some), most)]
 
 
 @dataclass
@@ -281,29 +316,33 @@ def do_run(
     Args:
         plan: see `Plan`. folder: where it is kept; None keeps nothing. The rest: as for `train`.
     """
-    bench = bench or Bench()
+    asked = _asked(plan, folder, callback, bench or Bench())
+    return train(asked.pop("student"), asked.pop("data"), asked.pop("recipe"), **asked, device=device)
+
+
+def _asked(plan: Plan, folder: str | Path | None, callback: Callback | None, bench: Bench) -> dict[str, Any]:
+    """What `train` is asked for, by the names of its arguments."""
     data, teacher = bench.data_of(plan), bench.teacher_of(plan)
     student = build(plan.student, len(data.classes), seed=plan.seed)
     step, weights = method_step(plan.terms, student, teacher, data, plan.seed)
-    return train(
-        student,
-        data,
-        plan.recipe,
-        teacher=teacher,
-        step=step,
-        weights=weights,
-        seed=plan.seed,
-        folder=folder,
-        callback=callback,
-        device=device,
-        keep_epochs=plan.keep_epochs if folder is not None else (),
-    )
+    return {
+        "student": student,
+        "data": data,
+        "recipe": plan.recipe,
+        "teacher": teacher,
+        "step": step,
+        "weights": weights,
+        "seed": plan.seed,
+        "folder": folder,
+        "callback": callback,
+        "keep_epochs": plan.keep_epochs if folder is not None else (),
+    }
 
 
 def _failure(plan: Plan, error: Exception) -> dict[str, Any]:
     return {
         "plan": asdict(plan),
         "reason": f"{type(error).__name__}: {error}",
-        "where": traceback.format_exc().splitlines(),
+        "where": "".join(traceback.format_exception(error)).splitlines(),
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
     }

@@ -31,6 +31,7 @@ A grid is every pair of networks, by every method, by every protocol, by every s
 Teachers whose weights are neither shipped nor in a file are trained first, alone, by a protocol of the grid:
 
     train_teachers = { protocol = "crd", seed = 1000 }  # for all pairs that name no teacher_weights
+    train_teachers = { protocol = "crd", seed = 1000, epochs = 60 }  # or with changes to the protocol
 
 A run is known by what it is, not by what the grid calls it: its folder's name ends with a hash of student, teacher,
 method, protocol and seed. So grids share runs in one store, and a method may be renamed.
@@ -149,7 +150,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
             raise ValueError(f"one of the grid's {key} is called {strange[0]!r}, which is no name")
     methods = {name: checked_method(name, method) for name, method in grid["methods"].items()}
     protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
-    pairs = _pairs(grid, protocols)
+    pairs = pairs_of(grid)
     seeds = [_checked_seed(seed) for seed in grid["seeds"]]
     kept = _checked_kept(grid.get("keep_epochs", []), protocols)
     plans: dict[str, Plan] = {}
@@ -169,11 +170,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
 
 def pairs_of(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A grid's pairs, each with its teacher's weights where these are in a file or trained by the grid itself."""
-    return _pairs(grid, {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()})
-
-
-def _pairs(grid: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [_with_trained_teacher(pair, grid, protocols) for pair in _checked_pairs(grid["pairs"])]
+    return [_with_trained_teacher(pair, grid) for pair in _checked_pairs(grid["pairs"])]
 
 
 def planned_teachers(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
@@ -186,28 +183,27 @@ def planned_teachers(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
     planned_runs(grid)  # raises for whatever is wrong with the grid
     if "train_teachers" not in grid:
         return []
-    protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
     pairs = [pair for pair in _checked_pairs(grid["pairs"]) if pair["teacher"] and not pair["teacher_weights"]]
-    plans = [_teacher_plan(pair["teacher"], grid["train_teachers"], protocols) for pair in pairs]
+    plans = [_teacher_plan(pair["teacher"], grid) for pair in pairs]
     return list({plan.folder: plan for plan in plans}.values())
 
 
-def _with_trained_teacher(
-    pair: dict[str, Any], grid: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _with_trained_teacher(pair: dict[str, Any], grid: Mapping[str, Any]) -> dict[str, Any]:
     if "train_teachers" not in grid or not pair["teacher"] or pair["teacher_weights"]:
         return pair
-    plan = _teacher_plan(pair["teacher"], grid["train_teachers"], protocols)
+    plan = _teacher_plan(pair["teacher"], grid)
     return {**pair, "teacher_weights": f"{plan.folder}/{kept_name(plan.recipe.epochs)}"}
 
 
-def _teacher_plan(teacher: str, given: Mapping[str, Any], protocols: Mapping[str, dict[str, Any]]) -> Plan:
-    require_keys(given, {"protocol", "seed"}, {"protocol", "seed"}, "train_teachers")
-    if given["protocol"] not in protocols:
-        raise ValueError(f"the teachers' protocol {given['protocol']!r} is none of {', '.join(map(repr, protocols))}")
-    setting = protocols[given["protocol"]]
-    terms = checked_method(TRAINED, {LABELS: 1})
-    told = {"method": TRAINED, "terms": terms, "protocol": given["protocol"], "setting": setting}
+def _teacher_plan(teacher: str, grid: Mapping[str, Any]) -> Plan:
+    given, protocols = grid["train_teachers"], grid["protocols"]
+    require_keys(given, {"protocol", "seed", *OF_A_PROTOCOL}, {"protocol", "seed"}, "train_teachers")
+    name = given["protocol"]
+    if name not in protocols:
+        raise ValueError(f"the teachers' protocol {name!r} is none of {', '.join(map(repr, protocols))}")
+    changes = {key: value for key, value in given.items() if key not in ("protocol", "seed")}
+    setting = _checked_protocol(name, {**protocols[name], **changes})
+    told = {"method": TRAINED, "terms": checked_method(TRAINED, {LABELS: 1}), "protocol": name, "setting": setting}
     return Plan(teacher, None, None, **told, seed=_checked_seed(given["seed"]), keep_epochs=[setting["epochs"]])
 
 

@@ -20,6 +20,7 @@ DEAD_NORM = 1e-12  # what torch's `normalize` divides by at least
 SMALLEST_VARIANCE = 1e-3  # of Gaussian kernels that follow the features; rounding of 1e-7 in distances stays small
 NARROWEST = 1e-3  # sigma; unit vectors that rounding alone moves apart would be strangers
 AT_ONCE = 2**20  # numbers in the maps and kernels of the images worked on together; about eight such sets are alive
+AT_ONCE_ON_A_GPU = 2**26  # where each piece of work has to be worth a launch
 
 
 def nst_loss(
@@ -147,7 +148,8 @@ class _SumOverImages(torch.autograd.Function):
 
 def _images_at_once(student: Tensor, teacher: Tensor) -> int:
     channels = student.shape[1] + teacher.shape[1]
-    return max(1, AT_ONCE // (student[0].numel() + teacher[0].numel() + channels**2))
+    at_once = AT_ONCE if student.device.type == "cpu" else AT_ONCE_ON_A_GPU
+    return max(1, at_once // (student[0].numel() + teacher[0].numel() + channels**2))
 
 
 def channel_vectors(maps: Tensor, size: list[int], rectify: bool) -> Tensor:

@@ -21,6 +21,7 @@ from spectralkd_nb.spectra import (
     SMALLEST_SIDE,
     PowerLawFit,
     RadialSpectrum,
+    by_size,
     fit_power_law,
     mode_frequencies,
     mode_weights,
@@ -118,8 +119,8 @@ def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balan
         raise ValueError(f"balance={balance!r} is not known; choose one of {', '.join(map(repr, BALANCES))}")
     error = map_error(student, teacher)
     power = _ChannelPower.apply(error)
-    share = law_shares(*error.shape[-2:], float(alpha) - BALANCES[balance])
-    return (power * share.to(power)).sum((-2, -1)).mean()
+    share = _shares_on(*error.shape[-2:], float(alpha) - BALANCES[balance], power.dtype, power.device)
+    return (power * share).sum((-2, -1)).mean()
 
 
 # --- maps to power -------------------------------------------------------------------------------
@@ -185,6 +186,11 @@ def law_shares(height: int, width: int, beta: float) -> Tensor:
     if not torch.isfinite(shares).all():
         raise ValueError(f"no weights follow (f / f_1)^{beta:g} on maps of {height} x {width} pixels; check alpha")
     return shares
+
+
+@by_size
+def _shares_on(height: int, width: int, beta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return law_shares(height, width, beta).to(device=device, dtype=dtype)
 
 
 # --- power to rings ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torchvision import transforms
 
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import Recipe, train
+from spectralkd_nb.distillation.training import default_device
 from spectralkd_nb.networks import build
 
 IMAGES, TEST_IMAGES, BATCH = 1280, 64, 128
@@ -50,11 +51,14 @@ class Pictures(Dataset):
         return self.transform(self.pictures[i]), self.labels[i]
 
 
-def usual_loop(name: str, pictures: Pictures, test: torch.Tensor) -> float:
-    network = build(name, 100).train()
+def usual_loop(name: str, pictures: Pictures, test: torch.Tensor, batch: int = BATCH, workers: int = 2) -> float:
+    device = default_device()
+    network = build(name, 100).to(device).train()
     optimiser = torch.optim.SGD(network.parameters(), 0.05, 0.9, nesterov=True, weight_decay=5e-4)
     total = 0.0
-    for images, labels in DataLoader(pictures, BATCH, shuffle=True, num_workers=2):
+    loader = DataLoader(pictures, batch, shuffle=True, num_workers=workers, pin_memory=device == "cuda")
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         loss = nn.functional.cross_entropy(network(images), labels)
         optimiser.zero_grad()
         loss.backward()
@@ -62,7 +66,7 @@ def usual_loop(name: str, pictures: Pictures, test: torch.Tensor) -> float:
         total += loss.item()
     network.eval()
     with torch.no_grad():
-        network(test)
+        network(test.to(device))
     return total
 
 

@@ -1,0 +1,173 @@
+"""Runs that are trained together: what one batch is made of, and what a teacher says of it, serve all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectralkd_nb.distillation.adaptive import AdaptiveMatching
+from spectralkd_nb.distillation.features import FeatureMatching
+from spectralkd_nb.distillation.graphs import Graphed
+from spectralkd_nb.distillation.loop import Batch, Batches, Loop
+from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step
+from spectralkd_nb.networks.features import collected, in_eval_mode
+
+
+class SharedTeacher(nn.Module):
+    """A teacher who looks at each batch once, however many students ask.
+
+    Students ask it as they would ask the teacher: it returns the logits, and modules of the teacher's names return the
+    features, so that hooks find them.
+
+    Args:
+        teacher: asked in eval mode. layers: dotted paths of the features that anybody asks for.
+        precision: as students see it, "float32" or "bfloat16". graphs: record a CUDA graph.
+    """
+
+    def __init__(self, teacher: nn.Module, layers: Sequence[str], precision: str, graphs: bool) -> None:
+        super().__init__()
+        self._said: tuple[Tensor, dict[str, Tensor]] | None = None
+
+        def look(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            reduced = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+            with torch.no_grad(), in_eval_mode(teacher), reduced, collected(teacher, layers) as features:
+                logits = teacher(images)
+            return logits, features
+
+        self._look = Graphed(look) if graphs else look
+        for path in layers:
+            _add_at(self, path)
+
+    def look(self, images: Tensor) -> None:
+        """What students ask from now on is asked about these images."""
+        self._said = self._look(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits, features = self._said
+        if len(images) != len(logits):
+            raise ValueError(f"the shared teacher has looked at {len(logits)} images, and is asked about {len(images)}")
+        for path, maps in features.items():
+            self.get_submodule(path)(maps)
+        return logits
+
+
+class _Shown(nn.Module):
+    """Returns what it is given, and so shows it to hooks."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def _add_at(root: nn.Module, path: str) -> None:
+    for name in path.split("."):
+        if name not in dict(root.named_children()):
+            root.add_module(name, _Shown())
+        root = getattr(root, name)
+
+
+def layers_asked(step: Step) -> list[str] | None:
+    """The teacher's layers that a step takes features from; None if nobody can tell."""
+    if type(step) is FeatureMatching:
+        below = layers_asked(step.base)
+        return None if below is None else [*below, *(match.teacher for match in step.matches)]
+    if type(step) is AdaptiveMatching:  # features are of its own copy
+        return layers_asked(step.base)
+    return [] if type(step) in (SoftTargets, CrossEntropy) else None
+
+
+class Company:
+    """Runs that see the same batches: of one data set, one seed and one way to make images ready.
+
+    Those of them that have one teacher, and ask it things that can be told beforehand, share its answers too.
+    """
+
+    def __init__(self, loops: Sequence[Loop]) -> None:
+        self.loops = list(loops)
+        first = self.loops[0]
+        self.batches = Batches(first.on_device, first.recipe, first.seed)
+        self.teachers: list[tuple[SharedTeacher, list[Loop]]] = []
+        by_teacher: dict[str, list[Loop]] = {}
+        for loop in self.loops:
+            if loop.shares_teacher() and layers_asked(loop.step) is not None:
+                by_teacher.setdefault(loop.came_with["teacher fingerprint"], []).append(loop)
+        for pupils in by_teacher.values():
+            if len(pupils) > 1:
+                self.teachers.append((_shared(pupils), pupils))
+
+    def batch(self, loops: Sequence[Loop]) -> Batch:
+        """The next batch of runs that are equally far; the teachers that they share look at it."""
+        images, labels = self.batches.at(loops[0].epoch, loops[0].position)
+        for teacher, pupils in self.teachers:
+            if any(pupil in loops for pupil in pupils):
+                teacher.look(images)
+        return images, labels
+
+
+def _shared(pupils: Sequence[Loop]) -> SharedTeacher:
+    layers = dict.fromkeys(layer for pupil in pupils for layer in layers_asked(pupil.step))
+    first = pupils[0]
+    shared = SharedTeacher(first.teacher, list(layers), first.precision, first.graphs)
+    for pupil in pupils:
+        pupil.ask_teacher = shared
+    return shared
+
+
+def in_companies(loops: Sequence[Loop]) -> list[Company]:
+    """Loops by the batches that they see."""
+    found: dict[tuple[Any, ...], list[Loop]] = {}
+    for loop in loops:
+        recipe = loop.recipe
+        key = (id(loop.on_device), loop.seed, recipe.batch_size, recipe.augment, recipe.channels_last, loop.precision)
+        found.setdefault(key, []).append(loop)
+    return [Company(some) for some in found.values()]
+
+
+class Turns:
+    """Whose turn it is: each run has random numbers of its own, and on a GPU a stream of its own.
+
+    Kernels of small networks leave most of a GPU idle; those of several streams run side by side.
+    """
+
+    def __init__(self, device: torch.device, alone: bool) -> None:
+        self.device, self.alone = device, alone
+        self._random: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._streams: dict[int, torch.cuda.Stream] = {}
+
+    @contextlib.contextmanager
+    def of(self, who: int, seed: int) -> Iterator[None]:
+        """The turn of run number `who`; at its first, random numbers begin with the seed."""
+        if who not in self._random:
+            torch.manual_seed(seed)
+        elif not self.alone:
+            self._set_random(self._random[who])
+        with self._stream_of(who):
+            yield
+        self._random[who] = self._get_random()
+
+    def meet(self) -> None:
+        """Wait, on the GPU, until every stream has done what it was asked."""
+        for stream in self._streams.values():
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+
+    @contextlib.contextmanager
+    def _stream_of(self, who: int) -> Iterator[None]:
+        if self.alone or self.device.type != "cuda":
+            yield
+            return
+        stream = self._streams.setdefault(who, torch.cuda.Stream(self.device))
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            yield
+
+    def _get_random(self) -> tuple[Tensor, Tensor | None]:
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return torch.get_rng_state(), cuda
+
+    def _set_random(self, state: tuple[Tensor, Tensor | None]) -> None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)

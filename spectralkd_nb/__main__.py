@@ -28,6 +28,7 @@ from spectralkd_nb.experiments import (
 )
 from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
+from spectralkd_nb.experiments.profiles import grid_profiles
 from spectralkd_nb.experiments.progress import TerminalGrid
 from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses, sweep_responses
 from spectralkd_nb.experiments.spectra import grid_spectra
@@ -99,6 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     spectra = commands.add_parser("grid-spectra", help="spectra of students and teachers of a grid, into a CSV file")
     add_grid_table(spectra, "one row a ring")
     spectra.set_defaults(run=write_grid_spectra)
+    by_depth = commands.add_parser("grid-profiles", help="alpha by depth of students and teachers, into a CSV file")
+    add_grid_table(by_depth, "one row a network and layer", layers=False)
+    by_depth.set_defaults(run=write_grid_profiles)
     probes = commands.add_parser("grid-probes", help="what linear classifiers read off students' layers, into CSV")
     add_grid_table(probes, "one row a network and layer")
     probes.add_argument("--data", help="a second task: cifar100, an .npz file or a folder; which way is up if none")
@@ -128,12 +132,13 @@ def store_of(options: argparse.Namespace) -> Path:
     return options.store or Path("runs") / options.grid.stem
 
 
-def add_grid_table(parser: argparse.ArgumentParser, rows: str) -> None:
-    """The arguments of what measures layers of a grid's networks into a CSV file."""
+def add_grid_table(parser: argparse.ArgumentParser, rows: str, layers: bool = True) -> None:
+    """The arguments of what measures layers of a grid's networks into a CSV file; layers: those that are named."""
     parser.add_argument("grid", type=Path, help="TOML file, with keep_epochs")
     parser.add_argument("store", type=Path, help="folder of its finished runs")
     parser.add_argument("out", type=Path, help=f"CSV file to write, {rows}")
-    parser.add_argument("--layers", nargs="+", required=True, help="dotted paths, for example layer1 layer2")
+    if layers:
+        parser.add_argument("--layers", nargs="+", required=True, help="dotted paths, for example layer1 layer2")
 
 
 def write_exponents(folder: Path, out: Path) -> None:
@@ -251,6 +256,11 @@ def write_grid_spectra(options: argparse.Namespace) -> None:
     write_measured(options, measure, "rings measured")
 
 
+def write_grid_profiles(options: argparse.Namespace) -> None:
+    """What `grid_profiles` finds, to four digits."""
+    write_measured(options, lambda: grid_profiles(options.grid, options.store), "layers measured", "%.4g")
+
+
 def write_grid_probes(options: argparse.Namespace) -> None:
     """What `grid_probes` finds."""
 
@@ -278,12 +288,14 @@ def write_grid_targets(options: argparse.Namespace) -> None:
     write_measured(options, measure, "targets measured")
 
 
-def write_measured(options: argparse.Namespace, measure: Callable[[], pandas.DataFrame], done: str) -> None:
-    """A table of a store's networks, to six digits, once it is known that there are some and that it can be kept."""
+def write_measured(
+    options: argparse.Namespace, measure: Callable[[], pandas.DataFrame], done: str, form: str = "%.6g"
+) -> None:
+    """A table of a store's networks, once it is known that there are some and that it can be kept."""
     require_writable(options.out)
     require_finished(options)
     table = measure()
-    write_table(table, options.out, "%.6g")
+    write_table(table, options.out, form)
     print(f"{len(table)} {done} -> {options.out}")
 
 

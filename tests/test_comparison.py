@@ -23,7 +23,7 @@ from spectralkd_nb.experiments.comparison import (
     summary,
 )
 from spectralkd_nb.plots import style
-from spectralkd_nb.plots.experiments import method_comparison
+from spectralkd_nb.plots.experiments import VERDICTS, method_comparison, ranking
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -631,3 +631,71 @@ def test_the_figure_takes_runs_alone_into_the_group_of_their_teacher():
     runs.loc[runs.method.eq("alone"), "teacher"] = None
     assert method_comparison(runs, "alone").caption == method_comparison(sevenfold(0.3), "alone").caption
     assert method_comparison(runs.assign(teacher=None), "alone").caption.startswith("small, quick, 5 seeds")
+
+
+# --- the ranking ---------------------------------------------------------------------------------
+
+
+def test_methods_are_ranked_by_their_means_with_every_run_and_interval():
+    runs = many(2, 1, 3).assign(best=lambda table: table.accuracy + 1.5)
+    (axis,) = ranking(runs, "alone").figure.axes
+    means = summary(runs).sort_values("mean", ascending=False)
+    order = means.method.tolist()
+    assert [label.get_text() for label in axis.get_yticklabels()] == order
+    assert axis.get_ylim() == (6.5, -0.5)  # the highest above
+    dots = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata()) == 10]
+    for row, (method, line) in enumerate(zip(order, dots, strict=True)):
+        np.testing.assert_array_equal(line.get_xdata(), runs[runs.method == method].accuracy)
+        assert np.abs(line.get_ydata() - row).max() < 0.5
+    bars = [bar.get_segments()[0] for bar in axis.collections]
+    assert [tuple(bar[:, 0]) for bar in bars] == [
+        pytest.approx(ends) for ends in zip(means.lower, means.upper, strict=True)
+    ]
+    crosses = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"]
+    assert crosses == pytest.approx((means["mean"] + 1.5).tolist())
+    (band,) = axis.patches
+    own = means.set_index("method").loc["alone"]
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((own.lower, own.upper))
+
+
+def test_a_rank_has_the_mark_and_the_colour_of_its_verdict():
+    runs = many(2, 1, 3)
+    (axis,) = ranking(runs, "alone").figure.axes
+    verdicts = compare_methods(runs, "alone").set_index("method").verdict
+    for label, container in zip(axis.get_yticklabels(), axis.containers, strict=True):
+        mark = container.lines[0]
+        expected = VERDICTS[verdicts[label.get_text()]] if label.get_text() != "alone" else ("D", "black", "black")
+        assert (mark.get_marker(), mark.get_color(), mark.get_markerfacecolor()) == expected
+    assert len({marker for marker, *_ in VERDICTS.values()}) == len(VERDICTS)
+
+
+def test_the_ranking_tells_the_first_the_baseline_and_the_verdicts_in_order():
+    runs = many(2, 1, 3).assign(best=lambda table: table.accuracy + 1.5)
+    caption = ranking(runs, "alone").caption
+    means = summary(runs).sort_values("mean", ascending=False, ignore_index=True)
+    place = means.method.tolist().index("alone")
+    own = means.iloc[place]
+    assert caption.startswith(
+        f"After the last epoch {means.method[0]} has the highest mean, {means['mean'][0]:.2f} %; alone is {place + 1} "
+        f"of 7 with {own['mean']:.2f} % ({own.lower:.2f} to {own.upper:.2f}); best epochs are 1.50 points higher on "
+        "average. small from large, quick, 10 seeds, against alone (points, 95 % interval, Holm's verdict): "
+    )
+    told = [method for method in means.method if method != "alone"]
+    assert [caption.index(f"{method} ") for method in told[1:]] == sorted(caption.index(f"{m} ") for m in told[1:])
+    assert ranking(runs, means.method[0]).caption.startswith(f"After the last epoch {means.method[0]} is 1 of 7 with ")
+
+
+def test_few_seeds_and_runs_alone_can_be_ranked_too_and_several_groups_not():
+    runs = runs_of({"alone": [70.0, 71.0, 72.5], "KD": [72.0, 73.1], "one": [90.0]})
+    runs.loc[runs.method.eq("alone"), "teacher"] = None
+    drawn = ranking(runs, "alone")
+    assert [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()] == ["one", "KD", "alone"]
+    assert "one +20.00 (1 seed, inconclusive)" in drawn.caption
+    one = ranking(runs_of({"alone": [70.0]}), "alone")
+    assert not list(one.figure.axes[0].patches)  # no band
+    assert "alone is 1 of 1 with 70.00 %; best" in one.caption
+    assert one.caption.endswith("only alone, with nothing to compare.")
+    with pytest.raises(ValueError, match="one student, one teacher and one protocol"):
+        ranking(pd.concat([runs, runs.assign(protocol="long")]), "alone")
+    with pytest.raises(ValueError, match="no method is called 'aloen'; did you mean 'alone'"):
+        ranking(runs, "aloen")

@@ -13,6 +13,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 from test_plots_adaptation import every_figure
+from test_profiles import some_profiles
 
 from spectralkd_nb import losses, operations, pictures, plots, spectra
 from spectralkd_nb.depth_law import ExponentProfile, fit_depth_law
@@ -212,6 +213,8 @@ def figures(field) -> dict[str, plots.CaptionedFigure]:
         "gradient_spectra": plots.gradient_spectra({"a loss": error}, error, "gradients"),
         "spectra_while_learning": plots.spectra_while_learning({0: error, 8: error}, error, 8, "a layer"),
         "method_comparison": plots.method_comparison(RUNS, "alone"),
+        "ranking": plots.ranking(RUNS, "alone"),
+        "student_profiles": plots.student_profiles(some_profiles({"alone": 0.5, "KD": 0.3}), "alone"),
         "depth_summary": plots.depth_summary({"white kernels": (MEASURED, PREDICTED)}, pair, law),
         "most_excited": plots.most_excited(*excited(), 1, "a layer", list("abcdef"), shown=4),
         "two_pixel_sets": plots.two_pixel_sets([20, 70], [40, 150, 300], "gaussian", 0.5, "a toy"),
@@ -811,6 +814,21 @@ def panel_values(axis) -> np.ndarray:
 def test_figures_of_teachers_have_no_texts_that_touch_and_short_captions(figures, name):
     assert overlapping(figures[name]) == []
     assert len(figures[name].caption) <= 235
+
+
+@pytest.mark.parametrize("methods", [7, 20])
+def test_many_methods_with_long_names_touch_nothing(methods):
+    names = ["alone", *(f"KD + a term and another one, {i}" for i in range(1, methods))]
+    rng = np.random.default_rng(0)
+    told = {"student": "a student", "teacher": "a teacher", "protocol": "quick", "seconds": 1.0}
+    runs = pd.DataFrame([told | {"method": name, "seed": seed} for name in names for seed in range(5)])
+    runs["accuracy"] = 70 + rng.normal(size=len(runs))
+    drawn = plots.ranking(runs.assign(best=runs.accuracy + 0.5), "alone")
+    assert overlapping(drawn) == []
+    gains = dict(zip(names, rng.normal(size=methods), strict=True))
+    drawn = plots.student_profiles(some_profiles(gains), "alone")
+    assert overlapping(drawn) == []
+    assert drawn.figure.get_size_inches()[1] < 11
 
 
 def test_long_names_of_classes_are_cut_and_touch_nothing():

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from spectralkd_nb import data_path
-from spectralkd_nb.experiments import do_run, planned_runs, read_records, results_of, summary
+from spectralkd_nb.experiments import do_run, planned_runs, profile_distances, read_records, results_of, summary
+from spectralkd_nb.experiments.profiles import OF_A_LAYER
 from spectralkd_nb.experiments.spectra import TEACHER, stored_spectrum
 from spectralkd_nb.experiments.sweep import COLUMNS, Stage, _student_plans, _teacher_plans, neighbours, read_sweep
 from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
@@ -21,6 +22,7 @@ SWEEPS = [name for name in FILES if "teachers" in tomllib.loads(data_path(f"resu
 SWEPT = [name for name in SWEEPS if data_path(f"results/{name}.csv").exists()]
 PLANNED = [name for name in FILES if name not in SWEEPS]
 GRIDS = [grid for grid in PLANNED if data_path(f"results/{grid}.jsonl").exists()]
+PROFILED = [grid for grid in GRIDS if data_path(f"results/{grid}_profiles.csv").exists()]
 LESSON = "distillation_photographs"
 
 
@@ -30,6 +32,7 @@ def records_of(grid: str) -> list:
 
 def test_there_are_records():
     assert LESSON in GRIDS
+    assert PROFILED
     assert {"teachers_photographs", "teachers_fields"} <= set(SWEPT)
 
 
@@ -84,6 +87,19 @@ def test_the_spectra_are_those_of_the_grids_students():
         stored_spectrum(table, "alone", "layer9", 0, 0)
     with pytest.raises(ValueError, match="the table has several"):
         stored_spectrum(table, "alone", layers[0])
+
+
+@pytest.mark.parametrize("grid", PROFILED)
+def test_the_profiles_are_those_of_the_grids_students_and_teachers(grid):
+    table = pd.read_csv(data_path(f"results/{grid}_profiles.csv"))
+    plans = planned_runs(data_path(f"results/{grid}.toml"))
+    runs = profile_distances(table)
+    assert sorted(zip(runs.method, runs.seed, strict=True)) == sorted((plan.method, plan.seed) for plan in plans)
+    assert set(table[table.role == TEACHER].teacher) == {plan.teacher for plan in plans if plan.teacher}
+    assert table.columns.tolist()[-len(OF_A_LAYER) :] == OF_A_LAYER
+    assert table.alpha.between(table.lower, table.upper).all()
+    assert (table.trusted == table.reasons.isna()).all()
+    assert table[table.layer == "image"].alpha.nunique() == 1
 
 
 # --- sweeps --------------------------------------------------------------------------------------

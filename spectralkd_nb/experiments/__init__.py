@@ -14,6 +14,7 @@ from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs
 from spectralkd_nb.experiments.plan import read_grid as read_grid
 from spectralkd_nb.experiments.predictors import ladder, predictors
+from spectralkd_nb.experiments.profiles import compare_profiles, profile_distances
 from spectralkd_nb.experiments.records import Record, epochs_to, read_records, results_of
 from spectralkd_nb.experiments.records import finished_runs as finished_runs
 from spectralkd_nb.experiments.records import grid_results as grid_results
@@ -32,6 +33,7 @@ __all__ = [
     "SweetSpot",
     "Teacher",
     "compare_methods",
+    "compare_profiles",
     "epochs_to",
     "kept_pairs",
     "ladder",
@@ -40,6 +42,7 @@ __all__ = [
     "paired_difference",
     "planned_runs",
     "predictors",
+    "profile_distances",
     "read_records",
     "results_of",
     "run_grid",

@@ -14,9 +14,10 @@ from spectralkd_nb.plots.depth import (
     recursion,
     slopes_by_epoch,
 )
-from spectralkd_nb.plots.experiments import method_comparison
+from spectralkd_nb.plots.experiments import method_comparison, ranking
 from spectralkd_nb.plots.layers import channel_exponents, exponents_by_depth, layer, operation
 from spectralkd_nb.plots.losses import gradient_spectra, heard_by_frequency, spectra_while_learning, weighted_error
+from spectralkd_nb.plots.profiles import student_profiles
 from spectralkd_nb.plots.selectivity import (
     cosines_between_channels,
     gains,
@@ -77,6 +78,7 @@ __all__ = [
     "orientations",
     "picture_and_power",
     "profile_gallery",
+    "ranking",
     "recursion",
     "response_through_training",
     "rival_laws",
@@ -85,6 +87,7 @@ __all__ = [
     "soft_targets_of",
     "spectra_and_laws",
     "spectra_while_learning",
+    "student_profiles",
     "targets_through_training",
     "teacher_heat_maps",
     "training_curves",

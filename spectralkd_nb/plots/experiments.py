@@ -1,4 +1,4 @@
-"""Which method is better: accuracy over seeds, and the differences from a baseline."""
+"""Which method is better: accuracy over seeds, and the differences from a baseline; the order that follows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from spectralkd_nb.experiments.comparison import compare_methods, summary
-from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, new_figure
+from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, cut, new_figure
 
 if TYPE_CHECKING:
     import pandas
@@ -28,6 +28,10 @@ VERDICTS = {  # marker, colour and filling
     "worse": ("<", PALETTE[1], PALETTE[1]),
     "inconclusive": ("o", "0.3", "white"),
 }
+RANK_HEIGHT = 0.3  # inches, of a row of one line
+RANKED_LABEL = 34  # characters, one line for most names
+SEED_SPREAD = 0.22  # of a row, from its middle to the first and the last seed
+BEST = {"marker": "x", "color": "0.55", "ms": 5, "mew": 1.2, "linestyle": "none"}
 ERROR_BAR = {"linestyle": "none", "capsize": 2.5, "lw": 1.2, "zorder": 3}
 
 
@@ -43,7 +47,7 @@ def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
     Raises:
         ValueError: several students, teachers or protocols, and what `compare_methods` refuses.
     """
-    group = _only_group(runs)
+    group = only_group(runs)
     table = compare_methods(runs, baseline)
     methods = [baseline, *table.method]
     labels = [textwrap.fill(method, LABEL_WIDTH) for method in methods]
@@ -63,7 +67,39 @@ def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
     return CaptionedFigure(figure, _caption(group, table, baseline))
 
 
-def _only_group(runs: pandas.DataFrame) -> dict[str, str]:
+def ranking(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
+    """Methods by their mean accuracy after the last epoch, the highest first, for many of them; see `summary`.
+
+    A dot is a run, the larger mark the mean with its 95 % t interval; its marker and colour say whether the method is
+    better or worse than the baseline, seed by seed and after Holm's correction (`compare_methods`), which is not
+    whether the intervals overlap. The cross is the mean of the best epochs, which the test images chose.
+
+    Args:
+        runs: as for `summary`, of one student, teacher and protocol; runs alone may be without the teacher. Of several
+            pairs draw one figure each.
+        baseline: a method; its interval is the band.
+    Raises:
+        ValueError: several students, teachers or protocols, and what `compare_methods` refuses.
+    """
+    group = only_group(runs)
+    table = compare_methods(runs, baseline)
+    means = summary(runs).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    labels = [textwrap.fill(method, RANKED_LABEL) for method in means.method]
+    row = max(RANK_HEIGHT, 0.1 + LINE_HEIGHT * max(1 + label.count("\n") for label in labels))
+    figure, axes = new_figure(height=1.35 + row * len(means))
+    axis = axes[0, 0]
+    _draw_ranks(axis, runs, means, table.set_index("method").verdict, baseline)
+    axis.set_yticks(range(len(means)), labels)
+    axis.set(ylim=(len(means) - 0.5, -0.5), xlabel="accuracy after the last epoch, %")
+    axis.grid(True, axis="x", alpha=0.4)
+    marks, told = zip(*_legend_of_ranks(baseline), strict=True)
+    figure.legend(marks, told, loc="outside lower center", ncols=2, fontsize=8)
+    order = dict(zip(means.method, range(len(means)), strict=True))
+    ordered = table.sort_values("method", key=lambda methods: methods.map(order))
+    return CaptionedFigure(figure, f"{_said_of_ranks(means, baseline)} {_caption(group, ordered, baseline)}")
+
+
+def only_group(runs: pandas.DataFrame) -> dict[str, str]:
     """Student, teacher and protocol of the runs; without a teacher where there is none."""
     there = {"student": runs.student.unique(), "teacher": runs.teacher.dropna().unique()}
     there["protocol"] = runs.protocol.unique()
@@ -114,6 +150,52 @@ def _draw_differences(axis, table: pandas.DataFrame) -> None:
         axis.set_title(f"verdicts corrected for {tested} comparisons", fontsize=9)
 
 
+def _draw_ranks(axis, runs: pandas.DataFrame, means: pandas.DataFrame, verdicts: pandas.Series, baseline: str) -> None:
+    """A row a method: seeds as dots one below the other, the mean of the last epochs and that of the best."""
+    lift = _spread(sorted(runs.seed.unique()))
+    for row, method in enumerate(means.itertuples()):
+        own = runs[runs.method == method.method]
+        axis.plot(own.accuracy, row + own.seed.map(lift), **_dot_of_a_run())
+        axis.plot(method.best, row, zorder=2, **BEST)
+        half = None if method.seeds < 2 else method.upper - method.mean
+        axis.errorbar(method.mean, row, xerr=half, **_mark_of_rank(verdicts.get(method.method)), **ERROR_BAR)
+        if method.method == baseline:
+            axis.axvline(method.mean, color="0.5", lw=1, linestyle="--", zorder=1)
+            if half is not None:
+                axis.axvspan(method.lower, method.upper, color=BAND, lw=0, zorder=0)
+
+
+def _spread(seeds: Sequence[int]) -> dict[int, float]:
+    """Where in its row each seed's dot is: the same in all rows, and one seed in the middle."""
+    places = np.linspace(-SEED_SPREAD, SEED_SPREAD, len(seeds)) if len(seeds) > 1 else [0.0]
+    return dict(zip(seeds, places, strict=True))
+
+
+def _dot_of_a_run() -> dict[str, object]:
+    return {**_style_of_runs(joined=False), "ms": 3.5, "zorder": 1}
+
+
+def _mark_of_rank(verdict: str | None) -> dict[str, object]:
+    """Of a verdict; None is the baseline."""
+    marker, colour, filling = VERDICTS.get(verdict, ("D", "black", "black"))
+    return {"marker": marker, "color": colour, "mfc": filling, "ms": 6.5 if verdict else 5}
+
+
+def _legend_of_ranks(baseline: str) -> list[tuple[object, str]]:
+    """Marks and what they are: one column of runs and means, one of verdicts."""
+    named = cut(baseline, LABEL_WIDTH)
+    own = Patch(color=BAND, lw=0), Line2D([], [], lw=1.2, **_mark_of_rank(None))
+    return [
+        (Line2D([], [], **_dot_of_a_run()), "run"),
+        (Line2D([], [], **BEST), "mean of the best epochs (optimistic)"),
+        (own, f"{named}: mean, 95 % t interval as a band"),
+        *(
+            (Line2D([], [], lw=1.2, **_mark_of_rank(verdict)), f"mean, 95 % t interval: {verdict}, paired with {named}")
+            for verdict in VERDICTS
+        ),
+    ]
+
+
 def _legend(joined: bool) -> list[Line2D | Patch]:
     """Column by column: what is drawn above, verdicts below. joined: with a line, a seed's runs."""
     drawn = [
@@ -131,17 +213,38 @@ def _legend(joined: bool) -> list[Line2D | Patch]:
 # --- the caption ---------------------------------------------------------------------------------
 
 
+def _said_of_ranks(means: pandas.DataFrame, baseline: str) -> str:
+    """Who is first, where the baseline is, and what the best epochs would add."""
+    place = list(means.method).index(baseline)
+    first, own = means.iloc[0], means.iloc[place]
+    interval = "" if own.seeds < 2 else f" ({own.lower:.2f} to {own.upper:.2f})"
+    where = f"{baseline} is {place + 1} of {len(means)} with {own['mean']:.2f} %{interval}"
+    gain = (means.best - means["mean"]).mean()
+    best = f"best epochs are {gain:.2f} points higher on average"
+    ahead = "" if place == 0 else f"{first.method} has the highest mean, {first['mean']:.2f} %; "
+    return f"After the last epoch {ahead}{where}; {best}."
+
+
 def _caption(group: Mapping[str, str], table: pandas.DataFrame, baseline: str) -> str:
-    pair = " from ".join(group[name] for name in ("student", "teacher") if name in group)
+    told = named_group(group)
     if table.empty:
-        return f"{pair}, {group['protocol']}: only {baseline}, with nothing to compare."
-    fewest, most = table.seeds.min(), table.seeds.max()
-    seeds = f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
-    said = ", ".join(_said_of_methods(table))
-    return f"{pair}, {group['protocol']}, {seeds}, against {baseline} (points, 95 % interval, Holm's verdict): {said}."
+        return f"{told}: only {baseline}, with nothing to compare."
+    said = ", ".join(said_of_methods(table))
+    return f"{told}, {in_seeds(table.seeds)}, against {baseline} (points, 95 % interval, Holm's verdict): {said}."
 
 
-def _said_of_methods(table: pandas.DataFrame) -> list[str]:
+def named_group(group: Mapping[str, str]) -> str:
+    pair = " from ".join(group[name] for name in ("student", "teacher") if name in group)
+    return f"{pair}, {group['protocol']}"
+
+
+def in_seeds(counts: pandas.Series) -> str:
+    fewest, most = counts.min(), counts.max()
+    return f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
+
+
+def said_of_methods(table: pandas.DataFrame) -> list[str]:
+    """Difference and verdict of each method of a table of `compare_methods`; of many, only where there is one."""
     told = table if len(table) <= MOST_TOLD else table[table.verdict != "inconclusive"]
     said, others = [_in_short(method) for method in told.itertuples()], len(table) - len(told)
     if not others:

@@ -71,6 +71,8 @@ def run_grid(
     retry: bool = False,
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
+    workers: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> pandas.DataFrame:
     """Do every run of a grid that the store does not have yet, and return the table of all.
 
@@ -92,17 +94,26 @@ def run_grid(
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.
         device: see `train`.
+        workers: None does the runs in this process; "ray" gives each to Ray as a task: to the cluster of RAY_ADDRESS,
+            to one that runs here, or to a local one of its own. All machines share the store's file system; see
+            `cluster`.
+        resources: of a task, "num_cpus" (1, which is also the number of torch's threads) and "num_gpus" (1 if the
+            cluster has GPUs); {"num_gpus": 0.25} lets four runs share one.
 
     Returns:
         as `grid_results`.
 
     Raises:
         ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher, a teacher whose
-            training failed.
+            training failed, unknown workers or resources, no Ray.
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
+    from spectralkd_nb.experiments.cluster import require_workers  # which imports this module
+
+    require_workers(workers, resources)
     grid = read_grid(grid)  # once: the file may be edited while this goes on
     name, how = grid.get("name", "grid"), {"retry": retry, "callback": callback, "device": device}
+    how |= {"workers": workers, "resources": resources}
     if teachers := planned_teachers(grid):
         run_plans(f"{name}, its teachers", teachers, store, **how)
         for plan in teachers:
@@ -123,6 +134,8 @@ def run_plans(
     retry: bool = False,
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
+    workers: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """What `run_grid` does with the runs of its grid, for any runs; a teacher may be a run of the same store."""
     work = _Work(name, plans, Path(store).expanduser(), callback, device)
@@ -134,6 +147,10 @@ def run_plans(
     for plan in work.left():  # data or weights that are not there are told of before the first training
         work.bench.load(plan)
     work.bench.require_same(finished_of(plans, store), work.store)
+    if workers is not None and work.left():
+        from spectralkd_nb.experiments.cluster import do_on_ray
+
+        do_on_ray(work, resources)
     while work.left():
         for plan in work.left():
             work.do(plan)

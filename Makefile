@@ -13,6 +13,7 @@ COLAB_DISK := 800 MB
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RAY := $(VENV)/.ray
 COLAB := $(VENV)-colab
 
 # What the tools remember stays in the repository, in a folder that git ignores.
@@ -35,7 +36,7 @@ help: ## list these commands
 lab: $(INSTALLED) ## open the course in JupyterLab
 	$(BIN)/jupyter-lab $(LAB_OPTIONS) notebooks
 
-test: $(INSTALLED) ## run every check: lint, format, unit tests, the notebooks' outputs
+test: $(INSTALLED) $(RAY) ## run every check: lint, format, unit tests, the notebooks' outputs
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { echo "notebooks/ holds no notebook, so there is nothing to test."; exit 1; }
 	@echo "--- lint"
 	$(BIN)/ruff check .
@@ -89,6 +90,11 @@ $(INSTALLED): pyproject.toml | $(BIN)/pip
 	@$(BIN)/python -m pip install --editable '.[lab,test]' || \
 	    { echo "The installation did not finish. The same command continues it, with what was downloaded."; exit 1; }
 	@$(BIN)/python -c 'import matplotlib.font_manager'
+	@touch $@
+
+# Only for the tests, and those of a grid on Ray are skipped where it has no build for the Python that is here.
+$(RAY): $(INSTALLED)
+	@$(BIN)/python -m pip install --editable '.[ray]' || echo "Ray was not installed, so its tests are skipped."
 	@touch $@
 
 $(BIN)/pip:

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     grid.add_argument("--retry", action="store_true", help="try again what has failed before")
     grid.add_argument("--together", type=int, default=1, help="runs of a seed that are trained at once; for a GPU")
     grid.add_argument("--baseline", help="compare every method with this one, seed by seed")
+    grid.add_argument("--workers", choices=["ray"], help="give the runs to Ray, on a cluster or on this machine")
     grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
     grid.set_defaults(run=do_grid)
     table = commands.add_parser("table", help="the results of a grid as text, LaTeX or CSV")
@@ -173,7 +174,14 @@ def do_grid(options: argparse.Namespace) -> None:
     if options.baseline and options.baseline not in methods:  # said before hours of training, and not after
         raise ValueError(f"no method is called {options.baseline!r}; there are {', '.join(map(repr, sorted(methods)))}")
     with TerminalGrid() as progress:
-        runs = run_grid(grid, store_of(options), retry=options.retry, callback=progress, together=options.together)
+        runs = run_grid(
+            grid,
+            store_of(options),
+            retry=options.retry,
+            callback=progress,
+            together=options.together,
+            workers=options.workers,
+        )
     finished = runs[runs["state"] == "finished"]
     if options.records:
         options.records.parent.mkdir(parents=True, exist_ok=True)

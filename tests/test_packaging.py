@@ -318,7 +318,7 @@ maps = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 print(spectral_exponent(maps, edges="none").alpha)
 """
 BLOCKED = {"torchvision", "safetensors", "pandas", "skimage", "matplotlib", "seaborn", "ipywidgets", "IPython", "scipy"}
-BLOCKED |= {"pyarrow", "PIL", "tqdm", "filelock"}
+BLOCKED |= {"pyarrow", "PIL", "tqdm", "filelock", "ray"}
 
 
 def test_what_computes_needs_only_torch_and_numpy():

@@ -75,6 +75,8 @@ def run_grid(
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
     together: int = 1,
+    workers: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> pandas.DataFrame:
     """Do every run of a grid that the store does not have yet, and return the table of all.
 
@@ -98,17 +100,26 @@ def run_grid(
         device: see `train`.
         together: so many runs of one seed are trained at once, see `train_together`: worth it on a GPU, which one small
             network leaves idle, and as far as its memory goes. Of a teacher they then need its answers only once.
+        workers: None does the runs in this process; "ray" gives each to Ray as a task: to the cluster of RAY_ADDRESS,
+            to one that runs here, or to a local one of its own. All machines share the store's file system; see
+            `cluster`.
+        resources: of a task, "num_cpus" (1, which is also the number of torch's threads) and "num_gpus" (1 if the
+            cluster has GPUs); {"num_gpus": 0.25} lets four runs share one.
 
     Returns:
         as `grid_results`.
 
     Raises:
         ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher, a teacher whose
-            training failed.
+            training failed, unknown workers or resources, no Ray.
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
+    from spectralkd_nb.experiments.cluster import require_workers  # which imports this module
+
+    require_workers(workers, resources)
     grid = read_grid(grid)  # once: the file may be edited while this goes on
     name, how = grid.get("name", "grid"), {"retry": retry, "callback": callback, "device": device, "together": together}
+    how |= {"workers": workers, "resources": resources}
     if teachers := planned_teachers(grid):
         run_plans(f"{name}, its teachers", teachers, store, **how)
         for plan in teachers:
@@ -130,10 +141,12 @@ def run_plans(
     callback: GridCallback | None = None,
     device: str | torch.device | None = None,
     together: int = 1,
+    workers: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """What `run_grid` does with the runs of its grid, for any runs; a teacher may be a run of the same store."""
-    if together < 1:
-        raise ValueError(f"together={together}: how many runs are trained at once, 1 or more")
+    if together < 1 or (together > 1 and workers):
+        raise ValueError(f"together={together}: how many runs are trained at once in this process, 1 or more")
     work = _Work(name, plans, Path(store).expanduser(), callback, device)
     work.store.mkdir(parents=True, exist_ok=True)
     if retry:
@@ -143,6 +156,10 @@ def run_plans(
     for plan in work.left():  # data or weights that are not there are told of before the first training
         work.bench.load(plan)
     work.bench.require_same(finished_of(plans, store), work.store)
+    if workers is not None and work.left():
+        from spectralkd_nb.experiments.cluster import do_on_ray
+
+        do_on_ray(work, resources)
     while work.left():
         for company in _companies(work.left(), together):
             work.do(company)

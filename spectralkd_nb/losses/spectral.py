@@ -177,6 +177,7 @@ def map_error(student: Tensor, teacher: Tensor) -> Tensor:
     return student - teacher
 
 
+@by_size
 def law_shares(height: int, width: int, beta: float) -> Tensor:
     """What each half-plane mode counts in a mean over the full plane weighted by (f / f_1)^beta; float64, sum 1."""
     side = min(height, width)

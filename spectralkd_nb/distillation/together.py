@@ -127,41 +127,25 @@ def in_companies(loops: Sequence[Loop]) -> list[Company]:
 
 
 class Turns:
-    """Whose turn it is: each run has random numbers of its own, and on a GPU a stream of its own.
+    """Whose turn it is: each run has random numbers of its own.
 
-    Kernels of small networks leave most of a GPU idle; those of several streams run side by side.
+    All runs use one stream of a GPU, one after the other. Several streams gained nothing with small networks, and
+    recorded steps that run side by side are not safe: libraries give all graphs one piece of memory to work in.
     """
 
-    def __init__(self, device: torch.device, alone: bool) -> None:
-        self.device, self.alone = device, alone
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._random: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._streams: dict[int, torch.cuda.Stream] = {}
 
     @contextlib.contextmanager
     def of(self, who: int, seed: int) -> Iterator[None]:
         """The turn of run number `who`; at its first, random numbers begin with the seed."""
-        if who not in self._random:
-            torch.manual_seed(seed)
-        elif not self.alone:
+        if who in self._random:
             self._set_random(self._random[who])
-        with self._stream_of(who):
-            yield
+        else:
+            torch.manual_seed(seed)
+        yield
         self._random[who] = self._get_random()
-
-    def meet(self) -> None:
-        """Wait, on the GPU, until every stream has done what it was asked."""
-        for stream in self._streams.values():
-            torch.cuda.current_stream(self.device).wait_stream(stream)
-
-    @contextlib.contextmanager
-    def _stream_of(self, who: int) -> Iterator[None]:
-        if self.alone or self.device.type != "cuda":
-            yield
-            return
-        stream = self._streams.setdefault(who, torch.cuda.Stream(self.device))
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            yield
 
     def _get_random(self) -> tuple[Tensor, Tensor | None]:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None

@@ -136,9 +136,9 @@ def train_together(
 ) -> list[Run | Exception]:
     """Several runs at once on one device, each of them as `train` does it.
 
-    They take turns, batch by batch, and on a GPU each has a stream of its own. Runs of one data set, seed and batch
-    size share their batches, and of these the ones that have equal teachers share the answers: the teacher looks at
-    each batch once. Each run comes to what it comes to by itself, on a CPU to the last bit.
+    They take turns, batch by batch. Runs of one data set, seed and batch size share their batches, and of these the
+    ones that have equal teachers share the answers: the teacher looks at each batch once. Each run comes to what it
+    comes to by itself, on a CPU to the last bit.
 
     Args:
         trainings: what is asked, see `train`. No two may have one student, step, teacher or folder.
@@ -161,7 +161,7 @@ class _Together:
     ) -> None:
         self.trainings = list(trainings)
         self.device, self.checkpoint_seconds, self.graphs = device, checkpoint_seconds, graphs
-        self.turns = Turns(device, alone=len(self.trainings) == 1)
+        self.turns = Turns(device)
         self.on_device: dict[int, LabelledImages] = {}
         self.waiting: dict[int, Loop] = {}
         self.outcomes: dict[int, Run | Exception | _Stopped] = {}
@@ -194,7 +194,6 @@ class _Together:
         batch = company.batch(list(behind.values()))
         for who in behind:
             self._let(who, batch)
-        self.turns.meet()
 
     def _let(self, who: int, batch: Batch | None) -> None:
         """A run goes on until it waits for its next batch, or ends."""

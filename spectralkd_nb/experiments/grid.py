@@ -98,8 +98,8 @@ def run_grid(
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.
         device: see `train`.
-        together: so many runs of one seed are trained at once, see `train_together`: worth it on a GPU, which one small
-            network leaves idle, and as far as its memory goes. Of a teacher they then need its answers only once.
+        together: so many runs of one seed are trained at once, see `train_together`: of their teacher they then need
+            each answer only once. As far as the memory goes: each keeps what it needs for a step.
         workers: None does the runs in this process; "ray" gives each to Ray as a task: to the cluster of RAY_ADDRESS,
             to one that runs here, or to a local one of its own. All machines share the store's file system; see
             `cluster`.

@@ -284,11 +284,11 @@ def _epochs(
         if store is not None and loop.epoch in keep_epochs:
             store.keep(loop.epoch, loop.student, loop.step if isinstance(loop.step, nn.Module) else None)
         done = loop.epoch == loop.recipe.epochs
+        if callback is not None:
+            callback(loop.progress(done=done))
         if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
             store.checkpoint(loop.state())
             saved = time.perf_counter()
-        if callback is not None:
-            callback(loop.progress(done=done))
         if interrupted() and not done:
             raise _Stopped(_going_on(store, loop))
 

@@ -15,20 +15,23 @@ import html
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
 from spectralkd_nb.distillation.progress import Progress, describe_progress, in_words
 from spectralkd_nb.experiments.grid import GridProgress
+from spectralkd_nb.experiments.plan import planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.progress import describe_grid, progress_table, reasons_of_failure
+from spectralkd_nb.experiments.records import FINISHED, state_of
 from spectralkd_nb.pictures import Picture, read_picture
 from spectralkd_nb.plots import CaptionedFigure, training_curves
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["GridView", "TrainingView", "explore", "upload_picture"]
+__all__ = ["GridForm", "GridView", "TrainingView", "explore", "upload_picture"]
 
 CACHE_BYTES = 64 * 2**20
 IDLE = 0.6  # seconds without a move before the cache is filled: drawing must not stand in the way of a moving hand
@@ -358,6 +361,140 @@ class GridView(ipywidgets.VBox):
 
     def __repr__(self) -> str:
         return "[a grid's progress; it is seen while the cell runs]"
+
+
+class GridForm(ipywidgets.VBox):
+    """A grid as a form: which scale, which pairs, methods and seeds, and the folder that keeps the runs.
+
+        form = GridForm({"quick": "quick.toml", "full": full_grid}, "runs/mine")
+        form
+        run_grid(form.grid, form.store)
+
+    Menus and lists work by keyboard; in a list Shift and Ctrl choose several. A change of the scale brings back all its
+    pairs, methods and seeds. The line below tells how many runs the store lacks.
+
+    Args:
+        scales: by name, grids as dicts or TOML files; the first is chosen at first, unless `scale` names another.
+        store: folder of runs. scale: which is chosen. name: for the CSS classes `sk-NAME`, `sk-NAME-scale`, and so on.
+
+    Raises:
+        ValueError: no scales, or what `planned_runs` refuses of one of them.
+    """
+
+    def __init__(
+        self,
+        scales: Mapping[str, Mapping[str, Any] | str | Path],
+        store: str | Path,
+        scale: str | None = None,
+        name: str = "form",
+    ) -> None:
+        if not scales:
+            raise ValueError("there is no grid to choose from; give one, by name")
+        self._grids = {key: read_grid(grid) for key, grid in scales.items()}
+        for grid in self._grids.values():
+            planned_runs(grid)
+        if scale is not None and scale not in self._grids:
+            raise ValueError(f"there is no scale {scale!r}; there are {', '.join(map(repr, self._grids))}")
+        style = {"style": {"description_width": "7em"}, "layout": {"width": "32em", "max_width": "100%"}}
+        self.scale = ipywidgets.Dropdown(
+            options=list(self._grids), value=scale or next(iter(self._grids)), description="scale", **style
+        ).add_class(f"sk-{name}-scale")
+        self.pairs = ipywidgets.SelectMultiple(description="pairs", **style).add_class(f"sk-{name}-pairs")
+        self.methods = ipywidgets.SelectMultiple(description="methods", **style).add_class(f"sk-{name}-methods")
+        self.seeds = ipywidgets.Dropdown(description="seeds", **style).add_class(f"sk-{name}-seeds")
+        self.folder = ipywidgets.Text(value=str(store), description="runs kept in", **style).add_class(
+            f"sk-{name}-folder"
+        )
+        self.status = ipywidgets.HTML().add_class(f"sk-{name}-status")
+        self._changing = False
+        self._fill()
+        self.scale.observe(lambda _: self._fill(), names="value")
+        for control in (self.pairs, self.methods, self.seeds, self.folder):
+            control.observe(lambda _: self._tell(), names="value")
+        super().__init__([self.scale, self.pairs, self.methods, self.seeds, self.folder, self.status])
+        self.add_class(f"sk-{name}")
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The chosen grid, as `run_grid` takes it.
+
+        Raises:
+            ValueError: no pair or no method is chosen.
+        """
+        whole = self._grids[self.scale.value]
+        for control in (self.pairs, self.methods):
+            if not control.value:
+                raise ValueError(f"no {control.description} are chosen; choose one or more in the form")
+        pairs = {_pair_words(pair): pair for pair in whole["pairs"]}
+        return {
+            **whole,
+            "pairs": [pairs[words] for words in self.pairs.value],
+            "methods": {method: whole["methods"][method] for method in self.methods.value},
+            "seeds": list(whole["seeds"])[: self.seeds.value],
+        }
+
+    @property
+    def store(self) -> Path:
+        """The chosen folder. Runs of all scales may lie in one."""
+        return Path(self.folder.value.strip() or ".").expanduser()
+
+    def choose(self, **values: Any) -> GridForm:
+        """Set controls from code: scale, pairs, methods (lists of what the form shows), seeds (how many), folder."""
+        for control, value in values.items():
+            getattr(self, control).value = value
+        return self
+
+    def _fill(self) -> None:
+        """Offer, and choose, everything that the scale has."""
+        grid = self._grids[self.scale.value]
+        self._changing = True
+        try:
+            for control, options in (
+                (self.pairs, [_pair_words(p) for p in grid["pairs"]]),
+                (self.methods, list(grid["methods"])),
+            ):
+                control.options, control.rows = options, min(len(options), 8)
+                control.value = tuple(options)
+            count = len(grid["seeds"])
+            self.seeds.options = [(f"{n} ({', '.join(map(str, grid['seeds'][:n]))})", n) for n in range(1, count + 1)]
+            self.seeds.value = count
+        finally:
+            self._changing = False
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._changing:
+            return
+        try:
+            told = _grid_words(self.grid, self.store)
+        except (ValueError, OSError) as error:
+            self.status.value = (
+                f'<div role="alert" style="{STATUS_STYLE};color:#B00020">{html.escape(str(error))}</div>'
+            )
+            return
+        self.status.value = f'<div role="status" style="{STATUS_STYLE}">{html.escape(told)}</div>'
+
+    def __repr__(self) -> str:
+        return (
+            f"[a form: scale, pairs, methods, seeds, folder ({', '.join(self._grids)}); it works once the cell is run]"
+        )
+
+
+def _pair_words(pair: Mapping[str, Any]) -> str:
+    return f"{pair['student']} from {pair['teacher']}" if pair.get("teacher") else str(pair["student"])
+
+
+def _grid_words(grid: Mapping[str, Any], store: Path) -> str:
+    """How much a grid asks for, and how much of it a store has."""
+    teachers, plans = planned_teachers(grid), planned_runs(grid)
+    left = sum(state_of(plan, store)[0] != FINISHED for plan in [*teachers, *plans])
+    epochs = "; ".join(
+        f"{name}: {setting['data']}, {plan.recipe.epochs} epochs in batches of {plan.recipe.batch_size}"
+        for name, setting in grid["protocols"].items()
+        for plan in [next(plan for plan in plans if plan.protocol == name)]
+    )
+    first = f", and {len(teachers)} to train teachers first" if teachers else ""
+    return f"{len(plans)} runs ({epochs}){first}. {left} of them are not in {store} yet."
 
 
 def _grid_html(progress: GridProgress) -> str:

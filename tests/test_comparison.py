@@ -398,11 +398,11 @@ def test_fewer_than_two_common_seeds_decide_nothing_and_are_no_test():
 
 def test_holms_values_are_those_worked_out_by_hand():
     """Each p times the number of those that are no smaller, never below the one before it, and 1 at most."""
-    assert comparison._holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert comparison.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     some = [0.6, math.nan, 0.55, 0.001, math.nan]
-    assert comparison._holm(some) == pytest.approx([1.0, math.nan, 1.0, 0.003, math.nan], nan_ok=True)
+    assert comparison.holm(some) == pytest.approx([1.0, math.nan, 1.0, 0.003, math.nan], nan_ok=True)
     table = compare_methods(sevenfold(0.2), "alone", resamples=FEW)
-    assert table.p_holm.tolist() == pytest.approx(comparison._holm(table.p))
+    assert table.p_holm.tolist() == pytest.approx(comparison.holm(table.p))
 
 
 def test_the_verdict_is_holms():

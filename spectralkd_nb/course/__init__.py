@@ -7,6 +7,7 @@ from spectralkd_nb.course.exercises_4 import check_equal_octaves, check_planned_
 from spectralkd_nb.course.exercises_5 import check_fooled_kernels, check_representatives, check_style_loss
 from spectralkd_nb.course.exercises_6 import check_equal_doubt, check_even_spread, check_winners_luck
 from spectralkd_nb.course.exercises_7 import check_best_students, check_quarter_way, check_smaller_module
+from spectralkd_nb.course.exercises_8 import check_fair_grid, check_holm, check_seeds_an_hour
 from spectralkd_nb.course.exercises_9 import check_confidence_step, check_steps
 from spectralkd_nb.course.lesson import Lesson, progress, start
 from spectralkd_nb.course.verdicts import Verdict
@@ -21,14 +22,17 @@ __all__ = [
     "check_equal_doubt",
     "check_equal_octaves",
     "check_even_spread",
+    "check_fair_grid",
     "check_fooled_kernels",
     "check_halved",
+    "check_holm",
     "check_leaf_density",
     "check_phase_noise",
     "check_planned_seeds",
     "check_quarter_way",
     "check_relu_loss",
     "check_representatives",
+    "check_seeds_an_hour",
     "check_shift_blind_loss",
     "check_smaller_module",
     "check_steep_kernel",

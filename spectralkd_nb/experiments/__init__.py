@@ -8,6 +8,7 @@ have yet; `comparison` says what the seeds allow to say.
 """
 
 from spectralkd_nb.experiments.comparison import compare_methods, paired_difference, seeds_needed, summary
+from spectralkd_nb.experiments.estimate import describe_estimate, estimate_grid
 from spectralkd_nb.experiments.grid import do_run as do_run
 from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
@@ -34,7 +35,9 @@ __all__ = [
     "Teacher",
     "compare_methods",
     "compare_profiles",
+    "describe_estimate",
     "epochs_to",
+    "estimate_grid",
     "kept_pairs",
     "ladder",
     "meeting_of",

@@ -226,7 +226,7 @@ def compare_methods(
             for method, accuracy in own.items()
             if method != baseline
         }
-        corrected = _holm([one.p for one in found.values()])
+        corrected = holm([one.p for one in found.values()])
         for (method, one), p_holm in zip(found.items(), corrected, strict=True):
             verdict = _verdict(-one.mean if lower_is_better else one.mean, p_holm, confidence)
             intervals = (*one.t_interval, *one.bootstrap_interval)
@@ -261,7 +261,7 @@ def _over_common_seeds(
     return PairedDifference(mean, math.nan, len(common), unknown, unknown, math.nan, math.nan, confidence)
 
 
-def _holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Sequence[float]) -> np.ndarray:
     """p corrected for being one of several (Holm 1979); NaN, of what was not tested, stays and does not count."""
     p = np.asarray(p, dtype=float)
     corrected = np.full(len(p), math.nan)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -632,6 +633,81 @@ def test_a_module_that_is_no_better_is_told_why(small_teacher, module, why):
 def test_no_answer_at_all_leaves_an_exercise_of_lesson_7_open(verdict):
     assert not verdict().solved
     assert " is open: replace None by " in verdict().text
+
+
+# --- lesson 8 ---
+
+
+def a_grid(**changes) -> dict:
+    kd = {"cross-entropy": 0.1, "soft targets": 0.9}
+    return {
+        "seeds": [0, 1, 2],
+        "pairs": [{"student": "vgg8x0.0625", "teacher": "vgg8x0.125"}],
+        "protocols": {"quick": {"data": "photographs", "epochs": 1}},
+        "methods": {"KD": kd, "more": {**kd, "shape": {"weight": 1, "layers": ["layer1"]}}},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"), [("ten", "is no whole number"), (7.5, "is no whole number"), (9, "take 15")]
+)
+def test_another_number_of_seeds_an_hour_is_told_why(answer, why):
+    runs = pd.DataFrame({"method": ["a", "b", "a", "b"], "seconds": [30.0, 70.0, 30.0, 70.0]})
+    assert why in refused(course.check_seeds_an_hour(answer, runs), "8.1")
+    assert course.check_seeds_an_hour(36, runs).solved
+
+
+KD, HINT = {"cross-entropy": 0.1, "soft targets": 0.9}, {"hint": {"weight": 1, "layers": ["layer1"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"seeds": [0]}, "one seed has no interval"),
+        ({"seeds": [0, 1, 2, 3]}, "8 runs, more than 6"),
+        ({"methods": {"KD": KD}}, "it takes two methods"),
+        (
+            {"methods": {"alone": {"cross-entropy": 1}, "hint": {"cross-entropy": 1, **HINT}}},
+            "neither of the two is KD",
+        ),
+        ({"methods": {"KD": KD, "more": {**KD, **HINT, "attention": HINT["hint"]}}}, "more than one added term"),
+        ({"methods": {"KD": KD, "more": {"cross-entropy": 1, "soft targets": 0.9, **HINT}}}, "more than one added"),
+        ({"methods": {"KD": KD, "more": {**KD, "hnit": 1}}}, "it cannot be planned"),
+    ],
+)
+def test_a_grid_that_is_not_fair_is_told_why(changes, why):
+    assert why in refused(course.check_fair_grid(a_grid(**changes)), "8.2")
+
+
+def test_a_fair_grid_tells_what_it_adds():
+    assert "'shape' adds to KD" in course.check_fair_grid(a_grid()).text
+    assert "cannot be planned" in refused(course.check_fair_grid("grid"), "8.2")
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        ("holm", "is no function"),
+        (lambda p: [min(1, x * len(p)) for x in p], "become"),
+        (lambda p: p[:1], "become"),
+        (lambda p: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_what_is_not_holms_correction_is_told_why(function, why):
+    assert why in refused(course.check_holm(function), "8.3")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda: course.check_seeds_an_hour(None, None),
+        lambda: course.check_fair_grid(None),
+        lambda: course.check_holm(None),
+    ],
+)
+def test_no_answer_at_all_leaves_an_exercise_of_lesson_8_open(verdict):
+    assert "open" in str(verdict())
 
 
 def test_a_progress_bar_goes_through_everything():

@@ -26,6 +26,7 @@ from spectralkd_nb.experiments.sweep import read_sweep as read_sweep
 from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
 from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
+from spectralkd_nb.experiments.tables import results_table, table_as
 from spectralkd_nb.experiments.targets import kept_pairs, meeting_of
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "profile_distances",
     "read_records",
     "results_of",
+    "results_table",
     "run_grid",
     "seeds_needed",
     "stored_spectrum",
@@ -56,5 +58,6 @@ __all__ = [
     "sweep_row",
     "sweep_teachers",
     "sweet_spot",
+    "table_as",
     "teachers_of",
 ]

@@ -4,6 +4,10 @@ The other loop: a Dataset of Pillow images, torchvision's transforms, a DataLoad
 usual memory layout, the loss read after every step.
 """
 
+import os
+import time
+
+import numpy as np
 import pytest
 import torch
 from pairs import paired_ratio, report
@@ -22,13 +26,17 @@ IMAGES, TEST_IMAGES, BATCH = 1280, 64, 128
 
 @pytest.fixture(scope="module")
 def data() -> LabelledImages:
+    return noise(IMAGES, TEST_IMAGES)
+
+
+def noise(train_images: int, test_images: int) -> LabelledImages:
     generator = torch.Generator().manual_seed(0)
 
     def images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return pixels.contiguous(memory_format=torch.channels_last), torch.arange(n) % 100
 
-    return LabelledImages("noise", *images(IMAGES), *images(TEST_IMAGES), tuple(map(str, range(100))))
+    return LabelledImages("noise", *images(train_images), *images(test_images), tuple(map(str, range(100))))
 
 
 class Pictures(Dataset):
@@ -79,3 +87,27 @@ def test_training_against_a_loop_over_a_dataloader(benchmark, data, name):
     assert run.curves["cross-entropy"][0] > 0
     ratio = paired_ratio(lambda: usual_loop(name, pictures, test), lambda: train(name, data, recipe), rounds=5)
     report(benchmark, f"images a second of {name}: ours / a DataLoader with two workers", ratio)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("batch", [128, 500])
+def test_training_on_a_gpu_against_a_loop_over_a_dataloader(benchmark, batch):
+    """Images a second of an epoch, without what happens once a run; steps as graphs, and eager."""
+    many = noise(25_000, 1000)
+    pictures, test = Pictures(many), many.normalise(many.test_images[:64])
+    recipe = Recipe(epochs=3, batch_size=batch, learning_rate=0.05)
+
+    def epoch(graphs: bool) -> float:
+        _, second, third = train("wrn-16-2", many, recipe, graphs=graphs).curves["seconds"]
+        return third - second
+
+    def usual() -> float:
+        started = time.perf_counter()
+        usual_loop("wrn-16-2", pictures, test, batch, workers=min(8, os.cpu_count()))
+        return time.perf_counter() - started
+
+    usual()
+    benchmark.pedantic(epoch, (True,), rounds=1)
+    for what, ours in (("graphs", lambda: epoch(True)), ("eager", lambda: epoch(False))):
+        ratios = np.quantile([usual() / ours() for _ in range(3)], (0.5, 0.25, 0.75))
+        report(benchmark, f"batch {batch}, images a second: ours, {what} / a DataLoader", tuple(ratios))

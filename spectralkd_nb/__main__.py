@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law.simulations import write_simulations
-from spectralkd_nb.distillation import Recipe, TerminalProgress, train
+from spectralkd_nb.distillation import Recipe, TerminalProgress, distributed, train
 from spectralkd_nb.distillation.history import epoch_profiles
 from spectralkd_nb.distillation.records import PRECISIONS, SCHEDULES
 from spectralkd_nb.distillation.shipping import measure_shipped, ship, ship_epochs
@@ -182,6 +183,14 @@ def do_grid(options: argparse.Namespace) -> None:
             together=options.together,
             workers=options.workers,
         )
+    if distributed.is_first():
+        tell_of_grid(options, grid, runs)
+    if failed := (runs["state"] == "failed").sum():
+        raise ValueError(f"{failed} of {len(runs)} runs failed; the reasons are above, and --retry tries them again")
+
+
+def tell_of_grid(options: argparse.Namespace, grid: Mapping[str, Any], runs: pandas.DataFrame) -> None:
+    """Write the records that are asked for, and print how the methods compare."""
     finished = runs[runs["state"] == "finished"]
     if options.records:
         options.records.parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +202,6 @@ def do_grid(options: argparse.Namespace) -> None:
         print(f"no run of {options.baseline!r} is finished, so there is nothing to compare with")
     elif options.baseline:
         print(compare_methods(finished, options.baseline).to_string(index=False, float_format="%.2f"))
-    if failed := (runs["state"] == "failed").sum():
-        raise ValueError(f"{failed} of {len(runs)} runs failed; the reasons are above, and --retry tries them again")
 
 
 def write_results_table(options: argparse.Namespace) -> None:
@@ -359,9 +366,11 @@ def train_one(options: argparse.Namespace) -> None:
     if options.ship_epochs and not options.keep_epochs:
         raise ValueError("--ship-epochs ships what --keep-epochs keeps; name the epochs")
     recipe, data = recipe_of(options), open_dataset(options.data)
-    with TerminalProgress() as progress:
+    with TerminalProgress() if distributed.is_first() else contextlib.nullcontext() as progress:
         kept = {"folder": options.folder, "keep_epochs": options.keep_epochs}
         run = train(options.network, data, recipe, seed=options.seed, callback=progress, **kept)
+    if not distributed.is_first():
+        return
     print(run)
     # An earlier call may have asked for epochs that this one does not name, and all are shipped.
     command = command_of(options, recipe, kept_files(run, options.folder) if options.keep_epochs else ())

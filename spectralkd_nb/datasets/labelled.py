@@ -134,7 +134,9 @@ class Views:
         return Views(*(t.to(device) for t in (self.order, self.top, self.left, self.mirrored)))
 
     def batch(self, start: int, size: int) -> Views:
-        part = slice(start, start + size)
+        return self.part(slice(start, start + size))
+
+    def part(self, part: slice) -> Views:
         return Views(self.order[part], self.top[part], self.left[part], self.mirrored[part])
 
 

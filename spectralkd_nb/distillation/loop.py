@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from spectralkd_nb import __version__
 from spectralkd_nb.datasets import LabelledImages, Views, augment, draw_views
+from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.graphs import Graphed
 from spectralkd_nb.distillation.progress import Progress
@@ -43,9 +44,10 @@ class Batches:
         self._epoch, self._views = -1, None
 
     def at(self, epoch: int, position: int) -> Batch:
-        """The batch at a position of an epoch, both from 0, on the data's device."""
+        """The batch at a position of an epoch, both from 0, on the data's device; this process's share of it."""
         data, size = self.data, self.recipe.batch_size
         views = self._views_of(epoch).batch(position * size, size)
+        views = views.part(distributed.share_of_batch(len(views.order)))
         images, labels = data.train_images[views.order], data.train_labels[views.order]
         if self.recipe.augment:
             images = augment(images, views, data.pad)
@@ -68,7 +70,8 @@ class Batches:
 class Loop:
     """The state of a run, and how it moves on by a batch.
 
-    Arguments are those of `train`; how: what else the record tells of them. graphs: only heeded on a CUDA device.
+    Arguments are those of `train`; how: what else the record tells of them. graphs: only heeded on a CUDA device, and
+    with one process.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Loop:
         self.student, self.teacher, self.step = student, teacher, step
         self.data, self.recipe, self.weights = data, recipe, weights
         self.seed, self.device, self.how = seed, device, how
-        self.graphs = graphs and device.type == "cuda" and not recipe.compile
+        self.graphs = graphs and device.type == "cuda" and not recipe.compile and distributed.alone()
         self.pair = {"student": _name(student), "teacher": _name(teacher)}
         self.came_with = {
             "student fingerprint": fingerprint_of(student.state_dict()),
@@ -164,6 +167,7 @@ class Loop:
         compiled = torch.compile if recipe.compile else lambda network: network
         self.ask_student = compiled(self.student)
         self.ask_teacher = compiled(self.teacher) if self.teacher is not None else None
+        self.look = distributed.parallel(self.trained, self._look)
         self.differentiate = self._differentiate
         if self.graphs:
             self.differentiate = Graphed(self._differentiate, self.parameters, list(self.trained.buffers()))
@@ -173,7 +177,9 @@ class Loop:
         return self.teacher is not None and not any(self.how.values()) and not self.recipe.compile
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """One step on the batch at `position`: forward, backward, update."""
+        """One step on the batch at `position`, or this process's share of it: forward, backward, update."""
+        distributed.reseed(self.seed, self.epoch, self.position)
+        size = self._batch_size()
         found = self.differentiate(images, labels)
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
@@ -182,17 +188,29 @@ class Loop:
         self.schedule.step()
         self.position += 1
         for name, value in found.items():
-            self.sums[name] = self.sums.get(name, 0) + value * len(labels)
+            self.sums[name] = self.sums.get(name, 0) + value * size
+
+    def _batch_size(self) -> int:
+        """How many images the batch at `position` has, in all processes together."""
+        return min(self.recipe.batch_size, len(self.data.train_labels) - self.position * self.recipe.batch_size)
 
     def _differentiate(self, images: Tensor, labels: Tensor) -> Terms:
         """Leave the total loss's gradient in the parameters; return the loss terms and the share of right answers."""
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits, terms = self.step(self.ask_student, self.ask_teacher, images, labels)
-        self._total(terms).backward()
+        total, logits, terms = self.look(images, labels)
+        weight = distributed.weight_of_share(self._batch_size())
+        with distributed.exchange():
+            (total if weight == 1 else weight * total).backward()
         with torch.no_grad():
             right = (logits.argmax(1) == labels).sum() / len(labels)
-            return {name: value.detach().float() for name, value in {**terms, "train accuracy": right}.items()}
+            found = {name: value.float() for name, value in {**terms, "train accuracy": right}.items()}
+            return distributed.means_over_batch(found, weight)
+
+    def _look(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """The total loss; and without gradients the logits and the loss terms."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits, terms = self.step(self.ask_student, self.ask_teacher, images, labels)
+        return self._total(terms), logits.detach(), {name: term.detach() for name, term in terms.items()}
 
     def _total(self, terms: Terms) -> Tensor:
         unknown = set(self.weights) - set(terms)
@@ -218,7 +236,7 @@ class Loop:
                 f"the loss of epoch {self.epoch + 1} is not finite; lower the learning rate or set clip_norm"
             )
         at_once = TESTED_AT_ONCE.get(self.device.type, TESTED_ON_A_GPU)
-        accuracy = evaluate(self.student, self.on_device, at_once, self.precision)
+        accuracy = distributed.by_first(lambda: evaluate(self.student, self.on_device, at_once, self.precision))
         self.clock()
         self.epoch += 1
         self.position, self.sums = 0, {}
@@ -260,6 +278,7 @@ class Loop:
             versions={"python": platform.python_version(), "torch": torch.__version__, "spectralkd_nb": __version__},
             commit=_commit(),
             together=together,
+            processes=distributed.processes(),
         )
 
     # --- checkpoints ---
@@ -279,6 +298,7 @@ class Loop:
             "seconds": self.seconds,
             "curves": self.curves,
             "precision": self.precision,
+            "processes": distributed.processes(),
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }
 
@@ -291,11 +311,18 @@ class Loop:
         """Go back to the last checkpoint, if there is one.
 
         Raises:
-            ValueError: it is past an epoch that is asked for and was not kept, or what `RunStore.load` refuses.
+            ValueError: it is past an epoch that is asked for and was not kept, it is of another number of processes, or
+                what `RunStore.load` refuses.
         """
         state = store.load(CHECKPOINT, self.device)
         if state is None:
             return
+        begun = state.get("processes", 1)
+        if begun != distributed.processes():
+            raise ValueError(
+                f"the run in {store.folder} was begun by {begun} processes and cannot go on with "
+                f"{distributed.processes()}; start as many again, or delete its folder"
+            )
         done = state["epoch"]
         store.require_kept([epoch for epoch in keep_epochs if epoch <= done], f"past epoch {done}")
         # As it began, whatever this device would choose: the record tells one precision.
@@ -304,7 +331,8 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.position, self.rate = state["epoch"], state["position"], state["rate"]
-        self.sums, self.seconds, self.curves = state["sums"], state["seconds"], state["curves"]
+        self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        self.seconds, self.curves = state["seconds"], state["curves"]
         torch.set_rng_state(state["random"]["cpu"].cpu())
         if state["random"]["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)

@@ -123,6 +123,7 @@ class Run:
         seconds: of training and testing, all sittings together. device, threads, precision: where it ran.
         versions: of Python, torch and this package. commit: of the code, if it is a git checkout.
         together: how many runs were trained at once on the device; the seconds are then those of all of them.
+        processes: how many processes shared each batch; with more than one, batch norms saw a share of it.
     """
 
     pair: dict[str, str | None]
@@ -141,6 +142,7 @@ class Run:
     versions: dict[str, str]
     commit: str | None
     together: int = 1
+    processes: int = 1
     network: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:

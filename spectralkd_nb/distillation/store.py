@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.records import Run, damaged, read_run
 from spectralkd_nb.networks.weights import fingerprint_of
 from spectralkd_nb.storage import write_whole
@@ -162,6 +163,47 @@ class RunStore:
         self._write(TRAINED, _saved(trained.state_dict()))
         self._write(RECORD, run.as_json().encode())
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+class SharedStore:
+    """The store of a run that several processes train: the first one reads and writes, and the others are told.
+
+    Methods are those of `RunStore`, with its errors in all processes. What is written while the run goes on,
+    `checkpoint` and `keep`, the others do not wait for; they hear of an error when they next agree.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
+        self._own = RunStore(folder, identity)
+        self.folder = self._own.folder
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            distributed.by_first(lambda: stack.enter_context(self._own.alone()))
+            yield
+
+    def finished(self, device: torch.device) -> Run | None:
+        return distributed.by_first(lambda: self._own.finished(device))
+
+    def load(self, name: str, device: torch.device) -> Any:  # noqa: ARG002 - the first one's is not that of the others
+        return distributed.by_first(lambda: self._own.load(name, torch.device("cpu")))
+
+    def require_room(self, size: int) -> None:
+        distributed.by_first(lambda: self._own.require_room(size))
+
+    def require_kept(self, epochs: Sequence[int], state: str = "finished") -> None:
+        distributed.by_first(lambda: self._own.require_kept(epochs, state))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        if distributed.is_first():
+            self._own.checkpoint(state)
+
+    def keep(self, epoch: int, student: nn.Module, step: nn.Module | None) -> None:
+        if distributed.is_first():
+            self._own.keep(epoch, student, step)
+
+    def finish(self, run: Run, trained: nn.Module) -> None:
+        distributed.by_first(lambda: self._own.finish(run, trained))
 
 
 def is_busy(folder: Path) -> bool:

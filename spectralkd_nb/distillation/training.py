@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from spectralkd_nb.datasets import LabelledImages
+from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.evaluation import teaching
 from spectralkd_nb.distillation.loop import Batch, Loop
 from spectralkd_nb.distillation.progress import Callback
 from spectralkd_nb.distillation.records import Recipe, Run, plain
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step
-from spectralkd_nb.distillation.store import TRAINED, RunStore
+from spectralkd_nb.distillation.store import TRAINED, RunStore, SharedStore
 from spectralkd_nb.distillation.together import Company, Turns, in_companies
 from spectralkd_nb.networks import build
 from spectralkd_nb.networks.weights import randomness_kept
@@ -66,7 +67,8 @@ def train(
         folder: where checkpoints and the record are kept. A run that was stopped goes on from there when it is called
             again; one that is finished is read from there and not trained again. None keeps nothing.
         callback: called with a `Progress` a few times a second and after each epoch.
-        device: `default_device()` if None. checkpoint_seconds: at least so long between two checkpoints.
+        device: `default_device()` if None; of processes that torchrun has started, each has its own of that kind.
+        checkpoint_seconds: at least so long between two checkpoints.
         keep_epochs: after these epochs the student's weights are also written into the folder, in half precision, as
             `epoch_004.safetensors`, and what a step has learned as `epoch_004_step.safetensors`: what a lesson needs
             that looks at a training from its beginning.
@@ -83,8 +85,14 @@ def train(
             epochs that the run does not have or that it is past and has not kept, no images, losses that are not
             finite.
         OSError: the folder cannot be written to, or has no room; found before training starts. BlockingIOError, which
-            is one: another process trains in it.
+            is one: another process trains in it. `distributed.OutOfStep`, another: of the processes of this run one is
+            gone.
         KeyboardInterrupt: after the checkpoint of the last whole step is written.
+
+    Processes that torchrun has started train one run together, see `distributed`: each calls this with the same
+    arguments, takes its share of every batch, and returns the same record. Gradients are those of the whole batch;
+    batch norms, and losses that compare images with each other, see the process's own share. The first process alone
+    writes, calls the callback and tests. What ends one of them ends all: an error is raised in each.
 
     Whatever ends a run before its end, the student (and what else is trained) then has the weights that it came with:
     what was learned is in the folder, and the same call goes on from there.
@@ -148,9 +156,17 @@ def train_together(
         Of each training its record, or what it raised; the others went on.
 
     Raises:
-        KeyboardInterrupt: after each run's checkpoint is written.
+        KeyboardInterrupt: after each run's checkpoint is written. ValueError: torchrun has started several processes,
+            which share one run.
     """
-    return _Together(trainings, torch.device(device or default_device()), checkpoint_seconds, graphs).go()
+    if distributed.alone():
+        return _Together(trainings, torch.device(device or default_device()), checkpoint_seconds, graphs).go()
+    if len(trainings) > 1:
+        distributed.require_alone("training several runs at once")
+    try:
+        return _Together(trainings, distributed.own_device(device), checkpoint_seconds, graphs).go()
+    except Exception as error:  # outside a session, such as a batch that finds no memory
+        raise distributed.told(error) from None
 
 
 class _Together:
@@ -177,10 +193,12 @@ class _Together:
             while self.waiting:
                 for company in companies:
                     self._advance(company)
+            # By then the first process has written the last checkpoint: torchrun ends all when one has ended.
+            stop = distributed.agree(stop=interrupted())
             stopped = [outcome for outcome in self.outcomes.values() if isinstance(outcome, _Stopped)]
             if stopped:
                 raise KeyboardInterrupt(str(stopped[0]))
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt("the run was stopped as it ended; it is finished")
         return [self.outcomes[who] for who in range(len(self.sessions))]
 
@@ -203,8 +221,10 @@ class _Together:
                 self.waiting[who] = self.sessions[who].send(batch)
         except StopIteration as end:
             self.outcomes[who] = end.value
-        except (Exception, _Stopped) as error:
-            self.outcomes[who] = error
+        except _Stopped as stopped:  # agreed on
+            self.outcomes[who] = stopped
+        except Exception as error:
+            self.outcomes[who] = distributed.told(error)
 
     def moved(self, data: LabelledImages) -> LabelledImages:
         """The data on the device, where all runs of it share them."""
@@ -230,7 +250,8 @@ def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) 
     how = {"teacher batch statistics": statistics, "teacher trained": train_teacher}
     loop = Loop(student, data, recipe, teacher, step, weights, seed, device, how, room.graphs)
     keep_epochs = _checked_epochs(asked.keep_epochs, recipe, asked.folder)
-    store = RunStore(asked.folder, loop.identity()) if asked.folder is not None else None
+    kind = RunStore if distributed.alone() else SharedStore
+    store = kind(asked.folder, loop.identity()) if asked.folder is not None else None
     loop.prepare(train_teacher, room.moved(data))
     with contextlib.ExitStack() as stack:
         finished = store.finished(device) if store is not None else None
@@ -247,8 +268,10 @@ def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) 
         if store is not None:
             store.require_room(loop.size())
             loop.restore(store, keep_epochs)
-        yield from _epochs(loop, store, asked.callback, room.checkpoint_seconds, keep_epochs, interrupted)
-        run = loop.record(together=len(room.trainings))
+        callback = asked.callback if distributed.is_first() else None
+        yield from _epochs(loop, store, callback, room.checkpoint_seconds, keep_epochs, interrupted)
+        run = distributed.by_first(lambda: loop.record(together=len(room.trainings)))
+        distributed.share_buffers(loop.trained)
         if store is not None:
             store.finish(run, loop.trained)
     return replace(run, network=_put_in_eval_mode(student, step))
@@ -256,7 +279,7 @@ def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) 
 
 def _epochs(
     loop: Loop,
-    store: RunStore | None,
+    store: RunStore | SharedStore | None,
     callback: Callback | None,
     checkpoint_seconds: float,
     keep_epochs: Sequence[int],
@@ -270,11 +293,11 @@ def _epochs(
             images, labels = yield loop
             loop.learn(images, labels)
             loop.clock()
-            now = time.perf_counter()
-            if store is not None and (interrupted() or now - saved >= checkpoint_seconds):
+            now, stop = time.perf_counter(), distributed.agree(stop=interrupted())
+            if store is not None and (stop or now - saved >= checkpoint_seconds):
                 store.checkpoint(loop.state())
                 saved = time.perf_counter()
-            if interrupted():
+            if stop:
                 raise _Stopped(_going_on(store, loop))
             if callback is not None and now - shown >= PROGRESS_SECONDS:
                 callback(loop.progress())
@@ -283,13 +306,16 @@ def _epochs(
         # Before the checkpoint: a run that goes on behind an epoch has its weights.
         if store is not None and loop.epoch in keep_epochs:
             store.keep(loop.epoch, loop.student, loop.step if isinstance(loop.step, nn.Module) else None)
+        if store is not None and time.perf_counter() - saved >= checkpoint_seconds:
+            store.checkpoint(loop.state())
+            saved = time.perf_counter()
         done = loop.epoch == loop.recipe.epochs
         if callback is not None:
             callback(loop.progress(done=done))
-        if store is not None and (interrupted() or time.perf_counter() - saved >= checkpoint_seconds):
+        stop = distributed.agree(stop=interrupted())  # also one that came while the callback ran
+        if stop and store is not None:
             store.checkpoint(loop.state())
-            saved = time.perf_counter()
-        if interrupted() and not done:
+        if stop and not done:
             raise _Stopped(_going_on(store, loop))
 
 
@@ -327,26 +353,32 @@ def _all_or_nothing(trained: nn.Module) -> Iterator[None]:
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """An interrupt waits for the end of the step: half an update would be no state to go on from.
 
-    A second one is not kept waiting. Outside the main thread nothing can be deferred.
+    A second one is not kept waiting. Outside the main thread nothing can be deferred. SIGTERM is an interrupt too where
+    torchrun has started several processes: so it ends them all when one has ended, or when it is ended itself.
     """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed.is_set
         return
-    usual = signal.getsignal(signal.SIGINT)
-    if usual in (signal.SIG_IGN, None):  # a job in the background, which nobody's key is meant for
-        yield pressed.is_set
-        return
+    numbers = (signal.SIGINT,) if distributed.alone() else (signal.SIGINT, signal.SIGTERM)
+    usual = {number: signal.getsignal(number) for number in numbers}
+    # Ignored: a job in the background, which nobody's key is meant for.
+    usual = {number: handler for number, handler in usual.items() if handler not in (signal.SIG_IGN, None)}
+
+    def as_usual() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
     def first(*_: object) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, usual)
+        as_usual()
 
-    signal.signal(signal.SIGINT, first)
+    for number in usual:
+        signal.signal(number, first)
     try:
         yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, usual)
+        as_usual()
 
 
 def _going_on(store: RunStore | None, loop: Loop) -> str:

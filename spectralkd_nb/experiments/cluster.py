@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from spectralkd_nb.distillation import distributed
 from spectralkd_nb.experiments.grid import WAITING, Bench, _failure, _Work
 from spectralkd_nb.experiments.plan import Plan, require_keys
 from spectralkd_nb.experiments.records import CUT_OFF, TO_DO, failure_file, state_of
@@ -35,13 +36,15 @@ def require_workers(workers: str | None, resources: Mapping[str, float] | None) 
     """Refuse what nobody can do the runs with, before anything is done.
 
     Raises:
-        ValueError: unknown workers or resources, resources without workers, or Ray is not installed.
+        ValueError: unknown workers or resources, resources without workers, processes that torchrun has started, or Ray
+            is not installed.
     """
     if workers not in (None, "ray"):
         raise ValueError(f'workers={workers!r} is unknown; give "ray", or None for this process')
     if resources is not None:
         require_keys(resources, RESOURCES, set(), "resources")
     if workers is not None:
+        distributed.require_alone(f'workers="{workers}"')
         _imported()
     elif resources is not None:
         raise ValueError('resources are those of a task on Ray; give workers="ray" too')

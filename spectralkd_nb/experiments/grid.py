@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from spectralkd_nb.datasets import LabelledImages, open_dataset
-from spectralkd_nb.distillation import Progress, Run, train
+from spectralkd_nb.distillation import Progress, Run, distributed, train
 from spectralkd_nb.distillation.progress import Callback
 from spectralkd_nb.distillation.training import Training, train_together
 from spectralkd_nb.experiments.methods import method_step
@@ -83,7 +83,8 @@ def run_grid(
     A run that is finished in the store is not done again, one that was cut off goes on from its checkpoint, and one
     that fails is recorded with its reason while the others go on. Any number of processes may work on one store, on one
     machine or on several that share its disk: each run is done by one of them. When nothing is left to do but what
-    others are doing, this call waits for them, and takes over what they drop.
+    others are doing, this call waits for them, and takes over what they drop. Processes that torchrun has started count
+    as one: they share each run, see `train`, and the first of them decides which is next.
 
     Interrupts, kills and full disks lose no more than the time since a run's last checkpoint; the same call goes on.
 
@@ -111,7 +112,7 @@ def run_grid(
 
     Raises:
         ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher, a teacher whose
-            training failed, unknown workers or resources, no Ray.
+            training failed, unknown workers or resources, no Ray; workers, or runs together, under torchrun.
         OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
     from spectralkd_nb.experiments.cluster import require_workers  # which imports this module
@@ -123,13 +124,13 @@ def run_grid(
     if teachers := planned_teachers(grid):
         run_plans(f"{name}, its teachers", teachers, store, **how)
         for plan in teachers:
-            state, reason = state_of(plan, store)
+            state, reason = distributed.by_first(functools.partial(state_of, plan, store))
             if state != FINISHED:
                 raise ValueError(
                     f"the teacher {plan.student!r} could not be trained, so nobody can learn from it: {reason}"
                 )
     run_plans(name, planned_runs(grid), store, **how)
-    return grid_results(grid, store)
+    return distributed.by_first(lambda: grid_results(grid, store))
 
 
 def run_plans(
@@ -147,11 +148,12 @@ def run_plans(
     """What `run_grid` does with the runs of its grid, for any runs; a teacher may be a run of the same store."""
     if together < 1 or (together > 1 and workers):
         raise ValueError(f"together={together}: how many runs are trained at once in this process, 1 or more")
+    if together > 1:
+        distributed.require_alone(f"together={together}")
     work = _Work(name, plans, Path(store).expanduser(), callback, device)
     work.store.mkdir(parents=True, exist_ok=True)
     if retry:
-        for plan in plans:
-            failure_file(plan, store).unlink(missing_ok=True)
+        distributed.by_first(work.forget_failures)
     work.look()
     for plan in work.left():  # data or weights that are not there are told of before the first training
         work.bench.load(plan)
@@ -186,8 +188,22 @@ class _Work:
 
     def look(self) -> None:
         """See what the store holds of each run."""
-        self.states = {plan.folder: state_of(plan, self.store) for plan in self.plans}
-        self.tell()
+        self._look_at(self.plans)
+
+    def _look_at(self, plans: Sequence[Plan], tell: bool = True) -> None:
+        """The first process looks and tells, so that all go on from the same states."""
+
+        def look() -> dict[str, tuple[str, str]]:
+            self.states |= {plan.folder: state_of(plan, self.store) for plan in plans}
+            if tell:
+                self.tell()
+            return self.states
+
+        self.states = distributed.by_first(look)
+
+    def forget_failures(self) -> None:
+        for plan in self.plans:
+            failure_file(plan, self.store).unlink(missing_ok=True)
 
     def left(self, *states: str) -> list[Plan]:
         return [plan for plan in self.plans if self.states[plan.folder][0] in (states or (TO_DO, CUT_OFF, ELSEWHERE))]
@@ -200,8 +216,7 @@ class _Work:
 
     def do(self, company: Sequence[Plan]) -> None:
         """Do these runs, but for those that are done by now or that others have; the store tells what came of them."""
-        for plan in company:
-            self.states[plan.folder] = state_of(plan, self.store)
+        self._look_at(company, tell=False)
         company = [plan for plan in company if self.states[plan.folder][0] in (TO_DO, CUT_OFF)]
         untold: list[Exception] = []
 
@@ -214,19 +229,24 @@ class _Work:
                 raise
 
         errors = self._errors_of(company, running)
+        with distributed.agreed():
+            self._write_down(company, errors, untold)
+        self._look_at(company)
+
+    def _write_down(self, company: Sequence[Plan], errors: Mapping[str, Exception], untold: list[Exception]) -> None:
+        """The failures; raise what is none. untold: what the callback has raised."""
         for plan in company:
             error = errors.get(plan.folder)
             if error is None or any(error is own for own in untold):  # the callback's is no failure of the run
                 continue
-            if not isinstance(error, OSError):
-                write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
-            elif not isinstance(error, BlockingIOError):  # that one is of a run that another process has
+            if isinstance(error, BlockingIOError):  # of a run that another process has
+                continue
+            if isinstance(error, OSError):
                 untold.append(error)  # without room or permission the next run would fare no better
+            elif distributed.is_first():
+                write_whole(failure_file(plan, self.store), json.dumps(_failure(plan, error), indent=1).encode())
         if untold:
             raise untold[0]
-        for plan in company:
-            self.states[plan.folder] = state_of(plan, self.store)
-        self.tell()
 
     def _errors_of(self, company: Sequence[Plan], running: Callable[[Plan, Progress], None]) -> dict[str, Exception]:
         """Train; of each run that did not come to its end, by its folder, why."""
@@ -333,7 +353,8 @@ def do_run(
     Args:
         plan: see `Plan`. folder: where it is kept; None keeps nothing. The rest: as for `train`.
     """
-    asked = _asked(plan, folder, callback, bench or Bench())
+    with distributed.agreed():
+        asked = _asked(plan, folder, callback, bench or Bench())
     return train(asked.pop("student"), asked.pop("data"), asked.pop("recipe"), **asked, device=device)
 
 

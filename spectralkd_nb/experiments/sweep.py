@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.store import kept_name
 from spectralkd_nb.experiments.grid import GridCallback, run_plans
 from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teacher
@@ -139,8 +140,9 @@ def sweep_teachers(
 
     Raises:
         ValueError: what `read_sweep` and `run_grid` refuse; a step in which no teacher is left, or whose failed runs
-            another process tries again; a finished teacher whose weights were not kept.
+            another process tries again; a finished teacher whose weights were not kept; processes of torchrun.
     """
+    distributed.require_alone("a sweep of teachers")
     sweep, stage = read_sweep(sweep), None
     for stage in _stages(sweep, store):
         _do(sweep, stage, store, retry=retry, callback=callback, device=device)

@@ -674,6 +674,7 @@ KD, HINT = {"cross-entropy": 0.1, "soft targets": 0.9}, {"hint": {"weight": 1, "
         ({"methods": {"KD": KD, "more": {**KD, **HINT, "attention": HINT["hint"]}}}, "more than one added term"),
         ({"methods": {"KD": KD, "more": {"cross-entropy": 1, "soft targets": 0.9, **HINT}}}, "more than one added"),
         ({"methods": {"KD": KD, "more": {**KD, "hnit": 1}}}, "it cannot be planned"),
+        ({"methods": {"KD": KD, "more": {**KD, **HINT}}}, "what 'hint' adds to KD, and not 'shape'"),
     ],
 )
 def test_a_grid_that_is_not_fair_is_told_why(changes, why):

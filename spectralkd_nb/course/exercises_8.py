@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0  # seconds
 MOST_RUNS = 6
+ASKED = "shape"
 
 
 def check_seeds_an_hour(seeds: int | None, runs: pandas.DataFrame) -> Verdict:
@@ -36,7 +37,7 @@ def check_seeds_an_hour(seeds: int | None, runs: pandas.DataFrame) -> Verdict:
 
 
 def check_fair_grid(grid: Mapping[str, Any] | None) -> Verdict:
-    """Lesson 8, exercise 2: a grid that tells, seed by seed, what one term adds to KD, in six runs at the most.
+    """Lesson 8, exercise 2: a grid that asks, seed by seed, what the shape loss adds to KD, in six runs at the most.
 
     Args:
         grid: as `run_grid` takes it, or None while unsolved.
@@ -60,7 +61,9 @@ def check_fair_grid(grid: Mapping[str, Any] | None) -> Verdict:
     if len(more) != len(fewer) + 1 or any(more.get(term) != settings for term, settings in fewer.items()):
         return wrong("8.2", "the methods differ in more than one added term, so nobody could say which of them did it")
     (added,) = more.keys() - fewer.keys()
-    return right("8.2", f"{len(plans)} runs tell what {added!r} adds to KD, and nothing else differs")
+    if added != ASKED:
+        return wrong("8.2", f"it asks what {added!r} adds to KD, and not {ASKED!r}")
+    return right("8.2", f"{len(plans)} runs ask what {added!r} adds to KD, and nothing else differs")
 
 
 def check_holm(adjusted: Callable[[Sequence[float]], Sequence[float]] | None) -> Verdict:

@@ -159,7 +159,7 @@ def by_size(function: Callable) -> Callable:
     A tensor made in inference mode could never again be used where gradients are wanted.
     """
 
-    @lru_cache(maxsize=64)
+    @lru_cache(maxsize=256)
     @wraps(function)
     def remembered(*arguments):
         with torch.inference_mode(False), torch.device("cpu"):

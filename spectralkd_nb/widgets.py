@@ -402,9 +402,9 @@ class GridForm(ipywidgets.VBox):
         self.pairs = ipywidgets.SelectMultiple(description="pairs", **style).add_class(f"sk-{name}-pairs")
         self.methods = ipywidgets.SelectMultiple(description="methods", **style).add_class(f"sk-{name}-methods")
         self.seeds = ipywidgets.Dropdown(description="seeds", **style).add_class(f"sk-{name}-seeds")
-        self.folder = ipywidgets.Text(value=str(store), description="runs kept in", **style).add_class(
-            f"sk-{name}-folder"
-        )
+        self.folder = ipywidgets.Text(
+            value=str(store), description="runs kept in", continuous_update=False, **style
+        ).add_class(f"sk-{name}-folder")
         self.status = ipywidgets.HTML().add_class(f"sk-{name}-status")
         self._changing = False
         self._fill()
@@ -440,8 +440,8 @@ class GridForm(ipywidgets.VBox):
 
     def choose(self, **values: Any) -> GridForm:
         """Set controls from code: scale, pairs, methods (lists of what the form shows), seeds (how many), folder."""
-        for control, value in values.items():
-            getattr(self, control).value = value
+        for control in sorted(values, key=lambda name: name != "scale"):  # which brings back all the others
+            getattr(self, control).value = values[control]
         return self
 
     def _fill(self) -> None:
@@ -467,7 +467,7 @@ class GridForm(ipywidgets.VBox):
             return
         try:
             told = _grid_words(self.grid, self.store)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError) as error:  # a home folder of nobody is a RuntimeError
             self.status.value = (
                 f'<div role="alert" style="{STATUS_STYLE};color:#B00020">{html.escape(str(error))}</div>'
             )

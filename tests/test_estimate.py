@@ -125,3 +125,13 @@ def test_what_is_wrong_with_a_form_is_said(grid):
 
 def test_the_form_without_a_kernel_is_told_in_words(form):
     assert repr(form).startswith("[a form: scale, pairs, methods, seeds, folder (small, larger);")
+
+
+def test_a_scale_is_chosen_before_what_it_has(form):
+    form.choose(seeds=2, scale="larger")
+    assert form.grid["seeds"] == [3, 4]
+
+
+def test_a_folder_that_nobody_has_is_said(form):
+    form.choose(folder="~nobody-at-all/runs")
+    assert 'role="alert"' in form.status.value

@@ -211,3 +211,57 @@ def test_finished_runs_are_read_and_not_trained_again(data, tmp_path):
 
     before, after = runs(), runs()
     assert before == after
+
+
+def test_a_layer_that_the_teacher_lacks_fails_its_own_run_only(data):
+    first, second, third = asked(data)[1:4]
+    wrong = FeatureMatching(SoftTargets(), [Match("shape", spectral_shape_loss, "layer1", "layer9")])
+    found = train_together(
+        [Training(data=data, recipe=RECIPE, **one) for one in (first, {**second, "step": wrong, "weights": {}}, third)]
+    )
+    assert [type(one).__name__ for one in found] == ["Run", "ValueError", "Run"]
+    assert "no layer 'layer9'" in str(found[1])
+
+
+def test_a_batch_that_cannot_be_made_fails_the_runs_that_want_it(data, monkeypatch):
+    def fails(self, images):  # noqa: ARG001 - as it is called
+        raise MemoryError("no room for the teacher")
+
+    monkeypatch.setattr(SharedTeacher, "look", fails)
+    found = train_together([Training(data=data, recipe=RECIPE, **one) for one in asked(data)[1:3]])
+    assert [str(one) for one in found] == ["no room for the teacher"] * 2
+
+
+class Louder(nn.Module):
+    """A teacher of equal weights that says something else."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.network, self.times = build("vgg8x0.125", 4, seed=9), times
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.times * self.network(images)
+
+
+def test_teachers_of_equal_weights_are_not_taken_for_equal(data):
+    def one(times: float) -> dict[str, Any]:
+        return {"student": build("vgg8x0.0625", 4, seed=0), "teacher": Louder(times), "step": SoftTargets()}
+
+    found = train_together([Training(data=data, recipe=RECIPE, **one(times)) for times in (1.0, 5.0)])
+    for run, times in zip(found, (1.0, 5.0), strict=True):
+        asked_alone = one(times)
+        alone = train(asked_alone.pop("student"), data, RECIPE, **asked_alone)
+        torch.testing.assert_close(learned(run.network), learned(alone.network), rtol=0, atol=0)
+
+
+def test_a_frozen_teacher_can_be_trained_all_the_same(data):
+    teacher = build("vgg8x0.125", 4, seed=9).requires_grad_(False)
+    before = [tensor.clone() for tensor in learned(teacher)]
+    train(build("vgg8x0.0625", 4), data, RECIPE, teacher=teacher, train_teacher=True)
+    assert any(not torch.equal(now, then) for now, then in zip(learned(teacher), before, strict=True))
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_run_leaves_nothing_of_its_training_behind(data):
+    run = train(build("vgg8x0.0625", 4), data, RECIPE)
+    assert all(parameter.grad is None for parameter in run.network.parameters())

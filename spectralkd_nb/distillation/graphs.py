@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,19 +44,26 @@ class Graphed:
         self.function, self.parameters, self.buffers = function, list(parameters), list(buffers)
         self._recordings: dict[tuple, _Recording] = {}
         self._refused = False
+        self._stream: Any = None  # of its own: what is captured on one stream shares the libraries' memory
 
     def __call__(self, *given: Tensor) -> Any:
         if self._refused:
             return self.function(*given)
+        with torch.cuda.device(given[0].device):
+            return self._call(given)
+
+    def _call(self, given: Sequence[Tensor]) -> Any:
         shapes = tuple(tuple(tensor.shape) for tensor in given)
         if shapes not in self._recordings:
-            self._warm_up(given)
+            usual = torch.cuda.current_stream()
             try:
+                self._warm_up(given)
                 self._recordings[shapes] = self._recorded(given)
             except RuntimeError as error:
+                torch.cuda.set_stream(usual)  # a capture that fails may leave another
                 self._refused = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"the step could not be recorded as a CUDA graph and is slower: {reason}", stacklevel=2)
+                warnings.warn(f"the step could not be recorded as a CUDA graph and is slower: {reason}", stacklevel=3)
                 return self.function(*given)
         recording = self._recordings[shapes]
         for own, now in zip(recording.given, given, strict=True):
@@ -66,23 +74,39 @@ class Graphed:
         return recording.returned
 
     def _warm_up(self, given: Sequence[Tensor]) -> None:
-        """A few calls on a stream of their own, after which everything is as before."""
+        """A few calls, after which everything is as before.
+
+        Raises:
+            RuntimeError: the function waits for a number; found here, since a capture that fails leaves things behind.
+        """
+        if self._stream is None:
+            gc.collect()  # graphs of runs that have ended, and their memory
+            self._stream = torch.cuda.Stream()
         before = [buffer.clone() for buffer in self.buffers]
-        random = torch.cuda.get_rng_state(given[0].device)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.function(*given)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.set_rng_state(random, given[0].device)
-        with torch.no_grad():
-            for buffer, value in zip(self.buffers, before, strict=True):
-                buffer.copy_(value)
+        random, waiting = torch.cuda.get_rng_state(given[0].device), torch.cuda.get_sync_debug_mode()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(self._stream):
+                for call in range(WARM_UP):
+                    if call == WARM_UP - 1:  # what is remembered by size has been sent by now
+                        torch.cuda.set_sync_debug_mode("error")
+                    self.function(*given)
+        finally:
+            torch.cuda.set_sync_debug_mode(waiting)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            torch.cuda.set_rng_state(random, given[0].device)
+            with torch.no_grad():
+                for buffer, value in zip(self.buffers, before, strict=True):
+                    buffer.copy_(value)
 
     def _recorded(self, given: Sequence[Tensor]) -> _Recording:
         own = tuple(tensor.clone() for tensor in given)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            returned = self.function(*own)
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        gc.disable()  # an old graph must not be collected while this one is captured
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                returned = self.function(*own)
+        finally:
+            if collects:
+                gc.enable()
         return _Recording(graph, own, returned, [parameter.grad for parameter in self.parameters])

@@ -170,11 +170,19 @@ class Loop:
         self.look = distributed.parallel(self.trained, self._look)
         self.differentiate = self._differentiate
         if self.graphs:
-            self.differentiate = Graphed(self._differentiate, self.parameters, list(self.trained.buffers()))
+            watched = [self.trained, self.teacher] if self.how["teacher batch statistics"] else [self.trained]
+            buffers = [buffer for module in watched for buffer in module.buffers()]
+            self.differentiate = Graphed(self._differentiate, self.parameters, buffers)
 
     def shares_teacher(self) -> bool:
-        """Whether its teacher only answers, so that somebody else may ask it."""
-        return self.teacher is not None and not any(self.how.values()) and not self.recipe.compile
+        """Whether its teacher only answers, and is one of ours, which are equal if their names and weights are."""
+        ours = self.teacher is not None and hasattr(self.teacher, "info")
+        return ours and not any(self.how.values()) and not self.recipe.compile
+
+    def close(self) -> None:
+        """Let go of what only training needs: graphs and their memory, and the gradients that lie in it."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.look = self.differentiate = self.ask_student = self.ask_teacher = None
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
         """One step on the batch at `position`, or this process's share of it: forward, backward, update."""

@@ -14,7 +14,7 @@ from spectralkd_nb.distillation.features import FeatureMatching
 from spectralkd_nb.distillation.graphs import Graphed
 from spectralkd_nb.distillation.loop import Batch, Batches, Loop
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step
-from spectralkd_nb.networks.features import collected, in_eval_mode
+from spectralkd_nb.networks.features import collected, in_eval_mode, modules_at
 
 
 class SharedTeacher(nn.Module):
@@ -30,7 +30,9 @@ class SharedTeacher(nn.Module):
 
     def __init__(self, teacher: nn.Module, layers: Sequence[str], precision: str, graphs: bool) -> None:
         super().__init__()
+        self._graphs = graphs
         self._said: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._kept: dict[tuple[int, ...], tuple[Tensor, dict[str, Tensor]]] = {}
 
         def look(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             reduced = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -44,7 +46,18 @@ class SharedTeacher(nn.Module):
 
     def look(self, images: Tensor) -> None:
         """What students ask from now on is asked about these images."""
-        self._said = self._look(images)
+        logits, features = self._look(images)
+        if not self._graphs:
+            self._said = logits, features
+            return
+        # Students' graphs read from where they have read first, whether or not the teacher could be recorded too.
+        shape = tuple(images.shape)
+        if shape not in self._kept:
+            self._kept[shape] = logits.clone(), {path: maps.clone() for path, maps in features.items()}
+        self._said = self._kept[shape]
+        self._said[0].copy_(logits)
+        for path, maps in features.items():
+            self._said[1][path].copy_(maps)
 
     def forward(self, images: Tensor) -> Tensor:
         logits, features = self._said
@@ -90,10 +103,11 @@ class Company:
         first = self.loops[0]
         self.batches = Batches(first.on_device, first.recipe, first.seed)
         self.teachers: list[tuple[SharedTeacher, list[Loop]]] = []
-        by_teacher: dict[str, list[Loop]] = {}
+        by_teacher: dict[tuple[str, str], list[Loop]] = {}
         for loop in self.loops:
-            if loop.shares_teacher() and layers_asked(loop.step) is not None:
-                by_teacher.setdefault(loop.came_with["teacher fingerprint"], []).append(loop)
+            if loop.shares_teacher() and _can_be_told(loop):
+                key = loop.came_with["teacher fingerprint"], repr(loop.teacher)
+                by_teacher.setdefault(key, []).append(loop)
         for pupils in by_teacher.values():
             if len(pupils) > 1:
                 self.teachers.append((_shared(pupils), pupils))
@@ -105,6 +119,18 @@ class Company:
             if any(pupil in loops for pupil in pupils):
                 teacher.look(images)
         return images, labels
+
+
+def _can_be_told(loop: Loop) -> bool:
+    """Whether it is known what a run asks its teacher, and the teacher has it; if not, the run itself will say so."""
+    asked = layers_asked(loop.step)
+    if asked is None:
+        return False
+    try:
+        modules_at(loop.teacher, asked)
+    except ValueError:
+        return False
+    return True
 
 
 def _shared(pupils: Sequence[Loop]) -> SharedTeacher:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,22 +210,30 @@ class _Together:
             return
         furthest = min((loop.epoch, loop.position) for loop in there.values())
         behind = {who: loop for who, loop in there.items() if (loop.epoch, loop.position) == furthest}
-        batch = company.batch(list(behind.values()))
+        try:
+            batch = company.batch(list(behind.values()))
+        except Exception as error:
+            for who in behind:
+                self._let(who, error)
+            return
         for who in behind:
             self._let(who, batch)
 
-    def _let(self, who: int, batch: Batch | None) -> None:
-        """A run goes on until it waits for its next batch, or ends."""
+    def _let(self, who: int, batch: Batch | Exception | None) -> None:
+        """A run goes on until it waits for its next batch, or ends; with an error in the batch's place it ends so."""
         self.waiting.pop(who, None)
         try:
             with self.turns.of(who, int(self.trainings[who].seed)):
-                self.waiting[who] = self.sessions[who].send(batch)
+                session = self.sessions[who]
+                self.waiting[who] = session.throw(batch) if isinstance(batch, Exception) else session.send(batch)
         except StopIteration as end:
             self.outcomes[who] = end.value
         except _Stopped as stopped:  # agreed on
             self.outcomes[who] = stopped
         except Exception as error:
             self.outcomes[who] = distributed.told(error)
+            if len(self.trainings) > 1:  # the others need the memory that the failed step still holds
+                traceback.clear_frames(error.__traceback__)
 
     def moved(self, data: LabelledImages) -> LabelledImages:
         """The data on the device, where all runs of it share them."""
@@ -252,8 +261,13 @@ def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) 
     keep_epochs = _checked_epochs(asked.keep_epochs, recipe, asked.folder)
     kind = RunStore if distributed.alone() else SharedStore
     store = kind(asked.folder, loop.identity()) if asked.folder is not None else None
-    loop.prepare(train_teacher, room.moved(data))
     with contextlib.ExitStack() as stack:
+        if teacher is not None:
+            stack.enter_context(teaching(teacher, statistics, train_teacher))
+        loop.prepare(train_teacher, room.moved(data))
+        if teacher is not None:
+            teacher.train(statistics or train_teacher)  # again: a step that holds it has put it in train mode
+        stack.callback(loop.close)
         finished = store.finished(device) if store is not None else None
         if store is not None and finished is None:
             stack.enter_context(store.alone())
@@ -263,8 +277,6 @@ def _session(asked: Training, room: _Together, interrupted: Callable[[], bool]) 
             store.require_kept(keep_epochs)
             return replace(finished, network=_put_in_eval_mode(student, step))
         stack.enter_context(_all_or_nothing(loop.trained))
-        if teacher is not None:
-            stack.enter_context(teaching(teacher, statistics, train_teacher))
         if store is not None:
             store.require_room(loop.size())
             loop.restore(store, keep_epochs)

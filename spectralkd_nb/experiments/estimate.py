@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +25,7 @@ from spectralkd_nb.networks import build
 if TYPE_CHECKING:
     import pandas
 
-BATCHES = 4  # of an epoch that stands for all
+BATCHES, BATCHES_ON_A_GPU = 4, 40  # of an epoch that stands for all; what happens once an epoch weighs more on a GPU
 ANY_ALPHA = 2.0  # of a teacher that is not trained yet, whose layers may have none
 
 
@@ -33,7 +34,7 @@ def estimate_grid(
     store: str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    batches: int = BATCHES,
+    batches: int | None = None,
 ) -> pandas.DataFrame:
     """How long the runs of a grid will take that a store does not have yet, one after the other, and with how much GPU
     memory.
@@ -44,7 +45,7 @@ def estimate_grid(
 
     Args:
         grid: dict or TOML file. store: its folder; None, or one that is not there, has no runs.
-        device: as for `train`. batches: in a short epoch.
+        device: as for `train`. batches: in a short epoch; 4, and 40 on a GPU, if None.
 
     Returns:
         one row a student, teacher, protocol and method, the grid's own teachers first: runs (left to do), seconds (of
@@ -58,6 +59,7 @@ def estimate_grid(
     grid = read_grid(grid)
     plans = [*planned_teachers(grid), *planned_runs(grid)]
     device = torch.device(device or default_device())
+    batches = batches or (BATCHES_ON_A_GPU if device.type == "cuda" else BATCHES)
     bench = _bench(grid, store)
     groups: dict[tuple[str | None, ...], list[Plan]] = {}
     for plan in plans:
@@ -110,21 +112,35 @@ def _untrained(plan: Plan, bench: Bench) -> nn.Module:
 def _measured(plan: Plan, bench: Bench, device: torch.device, batches: int) -> tuple[float, float]:
     """Seconds of a run, and GiB at its peak."""
     whole = bench.data_of(plan)
-    data = _part(whole, batches * plan.recipe.batch_size)
+    size = plan.recipe.batch_size
+    data = _part(whole, batches * size + len(whole.train_labels) % size)  # with a last batch of the same size
     teacher = bench.teacher_of(plan)
     student = build(plan.student, len(data.classes), seed=plan.seed)
     step, weights = method_step(_without_measuring(plan.terms), student, teacher, data, plan.seed)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    _free(device)
     # So few steps may follow no schedule; they learn next to nothing, so that none diverges.
     recipe = replace(plan.recipe, epochs=2, schedule="step", milestones=(), learning_rate=1e-6)
     run = train(student, data, recipe, teacher=teacher, step=step, weights=weights, device=device)
     first, both = run.curves["seconds"]
     epoch = (both - first) * len(whole.train_labels) / len(data.train_labels)
     once = max(0.0, 2 * first - both)
-    peak = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else math.nan
+    peak = math.nan
+    if device.type == "cuda":
+        missing = (
+            whole.train_images.nbytes + whole.test_images.nbytes - data.train_images.nbytes - data.test_images.nbytes
+        )
+        peak = (torch.cuda.max_memory_reserved(device) + missing) / 2**30
+    _free(device)
     return once + plan.recipe.epochs * epoch, peak
+
+
+def _free(device: torch.device) -> None:
+    """Give back what earlier runs held, and count the peak from here."""
+    if device.type != "cuda":
+        return
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
 
 
 def _part(data: LabelledImages, train_images: int) -> LabelledImages:

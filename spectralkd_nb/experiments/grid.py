@@ -221,6 +221,8 @@ class _Work:
         untold: list[Exception] = []
 
         def running(plan: Plan, progress: Progress) -> None:
+            if untold:  # by a run beside this one: all of them end
+                raise untold[0]
             self.states[plan.folder] = RUNNING, f"epoch {progress.epoch} of {progress.epochs}"
             try:
                 self.tell(progress)

@@ -453,7 +453,7 @@ class GridForm(ipywidgets.VBox):
                 (self.pairs, [_pair_words(p) for p in grid["pairs"]]),
                 (self.methods, list(grid["methods"])),
             ):
-                control.options, control.rows = options, min(len(options), 8)
+                control.options, control.rows = options, min(max(len(options), 2), 8)  # one row looks like a menu
                 control.value = tuple(options)
             count = len(grid["seeds"])
             self.seeds.options = [(f"{n} ({', '.join(map(str, grid['seeds'][:n]))})", n) for n in range(1, count + 1)]

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_distillation import assert_equal
 from test_experiments import outcomes
+from test_targets import write_shades
+from threads import one_thread as one_thread  # a fixture
 
 from spectralkd_nb.__main__ import main
 from spectralkd_nb.experiments import Plan, grid_results, planned_runs, run_grid
@@ -30,15 +31,6 @@ from spectralkd_nb.experiments.plan import planned_teachers
 from spectralkd_nb.experiments.records import failure_file
 
 Grid = dict[str, Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a task with one CPU: with another number of threads sums are rounded otherwise."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +49,7 @@ def ray() -> Iterator[ModuleType]:
 def grid(tmp_path_factory) -> Grid:
     """Two seeds of two methods, in two shades: four runs, and that of their teacher."""
     file = tmp_path_factory.mktemp("data") / "shades.npz"
-    rng, labels = np.random.default_rng(0), np.arange(40) % 2
-    images = 110 + 30 * labels[:, None, None, None] + 40 * rng.standard_normal((40, 16, 16, 3))
-    images = images.clip(0, 255).astype(np.uint8)
-    parts = {"train_images": images, "train_labels": labels, "test_images": images[:24], "test_labels": labels[:24]}
-    np.savez(file, **parts, classes=np.array(["dark", "light"]))
+    write_shades(file)
     return {
         "name": "shades",
         "seeds": [0, 1],

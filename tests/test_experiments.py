@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 from test_distillation import assert_equal, stripes, tensors
+from threads import one_thread as one_thread  # a fixture
 from torch import nn
 from torch.testing import assert_close
 
@@ -101,15 +102,6 @@ def place(tmp_path_factory) -> Path:
     np.savez(place / "shades.npz", **arrays)
     torch.save(build("vgg8x0.125", 2, seed=5).state_dict(), place / "teacher.pt")
     return place
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes that the tests start: with another number of threads sums are rounded otherwise."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture

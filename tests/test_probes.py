@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from threads import one_thread as one_thread  # a fixture
 from torch import nn
 from torch.testing import assert_close
 
@@ -30,15 +31,6 @@ from spectralkd_nb.networks.features import collected, in_eval_mode
 
 Grid = dict[str, Any]
 LAYERS = ["layer1", "layer3"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """With another number of threads sums are rounded otherwise."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

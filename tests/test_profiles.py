@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_targets import write_shades
+from threads import one_thread as one_thread  # a fixture
 
 from spectralkd_nb import plots
 from spectralkd_nb.__main__ import main
@@ -211,14 +212,6 @@ def test_options_that_there_are_not_are_refused():
 
 
 # --- what a store kept ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def grid_of(place: Path, name: str, keep: str = "[1, 2]", pairs: int = 1, methods: str = "alone hint") -> Path:

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from threads import one_thread as one_thread  # a fixture
 from torch import nn
 
 from spectralkd_nb.__main__ import main
@@ -424,15 +425,6 @@ augment = false
 "soft targets" = {{ temperature = 4, weight = 0.9 }}
 "cross-entropy" = 0.1
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes that the tests start: with another number of threads sums are rounded otherwise."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threads import one_thread as one_thread  # a fixture
 from torch.nn import functional as F
 
 from spectralkd_nb.__main__ import main
@@ -26,14 +26,6 @@ from spectralkd_nb.pictures import photograph_crops
 
 HINT = {"weight": 1.0, "layers": ["layer2"]}
 AMA = {"cross-entropy": 1, "hint": HINT, "anchor": {"weight": 1, "replace": ["layer2"]}, "approach": 0.5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def write_shades(file: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations, product
@@ -17,6 +16,7 @@ import torch
 from scipy.special import rel_entr, softmax
 from scipy.stats import chisquare, entropy, kstest, spearmanr
 from test_distillation import InterruptedAt, Tiny, same, stripes, tensors
+from threads import one_thread as one_thread  # a fixture
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -62,15 +62,6 @@ def response(seed: int, images: int = 60, classes: int = CLASSES) -> tuple[torch
 def logits_of(*rows: list[float]) -> torch.Tensor:
     """Logits whose soft targets are the rows."""
     return torch.tensor(rows, dtype=torch.float64).log()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """With another number of threads sums are rounded otherwise."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 # --- how much is said of other classes -----------------------------------------------------------

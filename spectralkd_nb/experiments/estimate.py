@@ -16,8 +16,7 @@ from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import train
 from spectralkd_nb.distillation.progress import in_words
 from spectralkd_nb.distillation.training import default_device
-from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.methods import method_step
+from spectralkd_nb.experiments.grid import Bench, arguments_of
 from spectralkd_nb.experiments.plan import Plan, planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.records import FINISHED, state_of
 from spectralkd_nb.networks import build
@@ -111,16 +110,13 @@ def _untrained(plan: Plan, bench: Bench) -> nn.Module:
 
 def _measured(plan: Plan, bench: Bench, device: torch.device, batches: int) -> tuple[float, float]:
     """Seconds of a run, and GiB at its peak."""
-    whole = bench.data_of(plan)
-    size = plan.recipe.batch_size
+    asked = arguments_of(replace(plan, terms=_without_measuring(plan.terms), keep_epochs=[]), None, None, bench)
+    whole, size = asked["data"], plan.recipe.batch_size
     data = _part(whole, batches * size + len(whole.train_labels) % size)  # with a last batch of the same size
-    teacher = bench.teacher_of(plan)
-    student = build(plan.student, len(data.classes), seed=plan.seed)
-    step, weights = method_step(_without_measuring(plan.terms), student, teacher, data, plan.seed)
     _free(device)
     # So few steps may follow no schedule; they learn next to nothing, so that none diverges.
     recipe = replace(plan.recipe, epochs=2, schedule="step", milestones=(), learning_rate=1e-6)
-    run = train(student, data, recipe, teacher=teacher, step=step, weights=weights, device=device)
+    run = train(**{**asked, "data": data, "recipe": recipe}, device=device)
     first, both = run.curves["seconds"]
     epoch = (both - first) * len(whole.train_labels) / len(data.train_labels)
     once = max(0.0, 2 * first - both)

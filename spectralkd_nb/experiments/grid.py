@@ -260,7 +260,7 @@ class _Work:
                 if len(company) == 1:
                     do_run(plan, folder, callback=told, device=self.device, bench=self.bench)
                 else:
-                    trainings[plan.folder] = Training(**_asked(plan, folder, told, self.bench))
+                    trainings[plan.folder] = Training(**arguments_of(plan, folder, told, self.bench))
             except Exception as error:
                 errors[plan.folder] = error
         outcomes = train_together(list(trainings.values()), device=self.device) if trainings else []
@@ -356,11 +356,10 @@ def do_run(
         plan: see `Plan`. folder: where it is kept; None keeps nothing. The rest: as for `train`.
     """
     with distributed.agreed():
-        asked = _asked(plan, folder, callback, bench or Bench())
-    return train(asked.pop("student"), asked.pop("data"), asked.pop("recipe"), **asked, device=device)
+        return train(**arguments_of(plan, folder, callback, bench or Bench()), device=device)
 
 
-def _asked(plan: Plan, folder: str | Path | None, callback: Callback | None, bench: Bench) -> dict[str, Any]:
+def arguments_of(plan: Plan, folder: str | Path | None, callback: Callback | None, bench: Bench) -> dict[str, Any]:
     """What `train` is asked for, by the names of its arguments."""
     data, teacher = bench.data_of(plan), bench.teacher_of(plan)
     student = build(plan.student, len(data.classes), seed=plan.seed)

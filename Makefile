@@ -14,6 +14,7 @@ COLAB_DISK := 800 MB
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RAY := $(VENV)/.ray
+BOOK := $(VENV)/.book
 COLAB := $(VENV)-colab
 
 # What the tools remember stays in the repository, in a folder that git ignores.
@@ -23,7 +24,7 @@ export JUPYTER_DATA_DIR := $(CURDIR)/.state/jupyter/data
 export JUPYTER_RUNTIME_DIR := $(CURDIR)/.state/jupyter/runtime
 export MPLCONFIGDIR := $(CURDIR)/.state/matplotlib
 
-.PHONY: help lab test notebooks badges answers test-colab bench format clean
+.PHONY: help lab test notebooks badges answers book pictures test-colab bench format clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,7 +37,7 @@ help: ## list these commands
 lab: $(INSTALLED) ## open the course in JupyterLab
 	$(BIN)/jupyter-lab $(LAB_OPTIONS) notebooks
 
-test: $(INSTALLED) $(RAY) ## run every check: lint, format, unit tests, the notebooks' outputs
+test: $(INSTALLED) $(RAY) $(BOOK) ## run every check: lint, format, unit tests, the notebooks' outputs
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { echo "notebooks/ holds no notebook, so there is nothing to test."; exit 1; }
 	@echo "--- lint"
 	$(BIN)/ruff check .
@@ -64,6 +65,12 @@ badges: $(INSTALLED) ## write the repository's address (pyproject.toml) into the
 
 answers: $(INSTALLED) ## make the teacher's copy of the lessons, exercises solved, in build/answers
 	$(BIN)/python .ci/answers.py
+
+book: $(BOOK) ## make a web book of the course, in build/book/html
+	$(BIN)/python .ci/book.py
+
+pictures: $(INSTALLED) ## draw the README's picture and animation, in notebooks/pictures
+	$(BIN)/python .ci/pictures.py
 
 # Colab itself cannot be had here. Its versions of kernel, widgets, matplotlib and numpy can; its own page is not tried.
 test-colab: export IPYTHONDIR := $(CURDIR)/.state/ipython7
@@ -95,6 +102,10 @@ $(INSTALLED): pyproject.toml | $(BIN)/pip
 # Only for the tests, and those of a grid on Ray are skipped where it has no build for the Python that is here.
 $(RAY): $(INSTALLED)
 	@$(BIN)/python -m pip install --editable '.[ray]' || echo "Ray was not installed, so its tests are skipped."
+	@touch $@
+
+$(BOOK): $(INSTALLED)
+	@$(BIN)/python -m pip install --editable '.[book]'
 	@touch $@
 
 $(BIN)/pip:

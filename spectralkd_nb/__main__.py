@@ -22,6 +22,7 @@ from spectralkd_nb.experiments import (
     compare_methods,
     finished_runs,
     planned_runs,
+    read_records,
     results_of,
     run_grid,
     summary,
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     grid.add_argument("--workers", choices=["ray"], help="give the runs to Ray, on a cluster or on this machine")
     grid.add_argument("--records", type=Path, help="also write the records of all finished runs into one file")
     grid.set_defaults(run=do_grid)
-    table = commands.add_parser("table", help="the results of a grid as text, LaTeX or CSV")
+    table = commands.add_parser("table", help="the results of a grid as text, LaTeX, Markdown or CSV")
     add_grid(table)
     table.add_argument("--baseline", help="compare with this method; the grid's first if none")
     table.add_argument("--format", choices=FORMATS, default="text")
@@ -121,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         options.run(options)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt as stop:  # train says in it how to go on; the first line break ends the terminal's ^C
+        parser.exit(130, f"\n{parser.prog}: {str(stop) or 'stopped'}\n")
 
 
 def add_grid(parser: argparse.ArgumentParser) -> None:
@@ -205,15 +208,15 @@ def tell_of_grid(options: argparse.Namespace, grid: Mapping[str, Any], runs: pan
 
 
 def write_results_table(options: argparse.Namespace) -> None:
-    """The finished runs of a grid as one table.
+    """The finished runs of a grid as one table; the store may also be a file of their records.
 
     Raises:
         ValueError: the store holds none.
     """
-    grid = read_grid(options.grid)
-    records = finished_runs(grid, store_of(options))
+    grid, store = read_grid(options.grid), store_of(options)
+    records = read_records(store) if store.is_file() else finished_runs(grid, store)
     if not records:
-        raise ValueError(f"{store_of(options)} holds no finished run of {options.grid}")
+        raise ValueError(f"{store} holds no finished run of {options.grid}")
     baseline = options.baseline or planned_runs(grid)[0].method
     text = table_as(results_table(results_of(records), baseline), options.format)
     if not options.out:

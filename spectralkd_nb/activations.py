@@ -1,4 +1,4 @@
-"""Power spectra of what the layers of a network return, measured in one pass over any number of images.
+"""Power spectra of what the layers of a network return, measured in one pass over any number of images. ::
 
     result = activation_spectra(network, data.normalise(data.test_images))
     result.exponent("layer2.0")
@@ -145,6 +145,9 @@ class ActivationSpectra:
       such as those of dead ReLUs, have no variance: they are left out, and counted. The mean is taken within an image
       and then over the images that have a live map.
 
+    Whatever takes a path raises ValueError where that layer was not measured; what takes an average, where it is
+    neither of the two.
+
     Attributes:
         layers: what was measured, in the order of the network, or in which the layers were named.
         edges: the edge treatment, see `power_spectrum`. crops: pixels left out at each border, by path.
@@ -188,7 +191,7 @@ class ActivationSpectra:
         return self.sums[self.layer(path).path].dead / (self.images * _channels(self.layer(path)))
 
     def variance(self, path: str) -> float:
-        """Mean variance of the maps, over all images and channels."""
+        """Mean variance of the maps, over all images and channels, in units of maps squared."""
         return self.sums[self.layer(path).path].variance / self.images
 
     def fit(
@@ -231,9 +234,9 @@ class ActivationSpectra:
             method: see `fit_power_law`. resamples, seed: see `spectral_exponent`.
 
         Raises:
-            ValueError: a layer that was not measured, an unknown average or method. A layer that has no exponent (its
-                maps are constant, or fewer than two rings lie in the band) is no error: alpha is NaN, and a reason
-                says why.
+            ValueError: a layer that was not measured, an unknown average or method, resamples below 1. A layer that has
+                no exponent (its maps are constant, or fewer than two rings lie in the band) is no error: alpha is NaN,
+                and a reason says why.
         """
         if resamples < 1:
             raise ValueError(f"resamples={resamples} draws nothing; give 1 or more")
@@ -260,6 +263,9 @@ class ActivationSpectra:
         """One fit for each channel, over all images; `alpha` (channels,) is NaN for channels that are dead throughout.
 
         The standard errors take maps for independent Gaussian fields, which those of a network are not.
+
+        Args:
+            band: (lowest, highest) in cycles a pixel; `self.band(path)` if None. method: see `fit_power_law`.
 
         Raises:
             ValueError: spectra of channels were not asked for; as `fit_power_law`.
@@ -318,7 +324,11 @@ class ActivationSpectra:
         return pd.DataFrame(rows).astype({"stage": "Int64"})  # the image, and layers before any weights, have none
 
     def to_csv(self, path: str | Path, **options: Any) -> None:
-        """Write the table of both averages, one below the other. Options: those of `exponent`, but for the average."""
+        """Write the table of both averages, one below the other. Options: those of `exponent`, but for the average.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         import pandas as pd
 
         pd.concat([self.table(average, **options) for average in AVERAGES]).to_csv(path, index=False)
@@ -410,8 +420,8 @@ def activation_spectra(
 
     Raises:
         ValueError: no such layer, and the sentence names the nearest; a layer that has no known layout or no grid of at
-            least 4 pixels; NaN or infinite values in a layer; no images, or images of several sizes. TypeError: images
-            that are not floating.
+            least 4 pixels; NaN or infinite values in a layer; no images, or images of several sizes; unknown edges, a
+            negative crop, a batch size below 1. TypeError: images that are not floating.
     """
     if edges not in EDGES:
         raise ValueError(f"edges={edges!r} is not known; choose one of {', '.join(map(repr, EDGES))}")
@@ -439,11 +449,11 @@ def activation_maps(model: nn.Module, images: Tensor, path: str) -> Tensor:
     """The maps of one layer, whatever its layout, for a few images; to look at, since they are all kept.
 
     Args:
-        model, images: as in `activation_spectra`.
+        model: as in `activation_spectra`. images: (B, C, H, W), normalised.
         path: of a module, "image", or the name of a node of the traced network.
 
     Returns:
-        (B, C, H, W), a copy. Errors as `activation_spectra`.
+        (B, C, H, W) of the layer, a copy on the network's device. Errors as `activation_spectra`.
     """
     images = _as_images(images)
     plan = _planned(model, tuple(images.shape[1:]), [path], 0)

@@ -1,4 +1,4 @@
-"""Teachers that adapt: small modules stand in for some of a teacher's blocks and learn along with its student.
+"""Teachers that adapt: small modules stand in for some of a teacher's blocks and learn along with its student. ::
 
     adapted = AdaptedTeacher(teacher, ["layer3"], data.normalise(data.train_images[:256]))
     targets = adapted.targets(images)["layer3"]     # of the module that stands where the teacher had a block
@@ -39,7 +39,7 @@ MakeModule = Callable[[Tensor, Tensor, int], nn.Module]
 class AdaptiveModule(nn.Module):
     """What stands in for a block: a pointwise map, and a small branch that corrects it.
 
-    With x' the inputs, pooled or enlarged to the size of the outputs,
+    With x' the inputs, pooled or enlarged to the size of the outputs, ::
 
         y = relu(W x' + b + branch(x')),    branch = BN(1 x 1 (relu(BN(3 x 3 depthwise))))
 
@@ -82,12 +82,12 @@ class AdaptiveModule(nn.Module):
 
     @classmethod
     def fitted(cls, inputs: Tensor, outputs: Tensor, seed: int = 0) -> AdaptiveModule:
-        """The same, with the pointwise map that has the least squared error on these very inputs and outputs.
+        """As `between`, with the pointwise map that has the least squared error on these very inputs and outputs.
 
         A block that is a pointwise map, such as the identity, is reproduced to rounding; of any other, what a pointwise
         map can do is.
 
-        Args, errors: as for `between`.
+        Args, errors: as for `between`, both (B, C, H, W) of the same images, or a ValueError.
         """
         module = cls.between(inputs, outputs, seed)
         fit_into(module.pointwise, module.resized(inputs), outputs)
@@ -101,6 +101,7 @@ class AdaptiveModule(nn.Module):
         return F.avg_pool2d(x, self.shrink, ceil_mode=True, count_include_pad=False) if self.shrink > 1 else x
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, to_channels, H', W'), H' and W' as `resized` makes them."""
         x = self.resized(x)
         y = self.pointwise(x) + self.branch(x)
         return F.relu(y) if self.rectified else y
@@ -152,7 +153,11 @@ def pointwise_fit(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fit_into(convolution: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
-    """Give a 1 x 1 convolution the weights of `pointwise_fit`, whose arguments and errors these are."""
+    """Give a 1 x 1 convolution with a bias the weights of `pointwise_fit`, whose arguments and errors these are.
+
+    Args:
+        inputs: (B, C, H, W), C the convolution's inputs. outputs: (B, D, H, W), D its outputs.
+    """
     weight, bias = pointwise_fit(inputs, outputs)
     convolution.weight.copy_(weight[:, :, None, None])
     convolution.bias.copy_(bias)
@@ -194,7 +199,6 @@ class AdaptedTeacher(nn.Module):
         seed: of the modules' weights.
 
     Attributes:
-        network: the whole network, the modules in their places; its dotted paths are the teacher's.
         paths: what was replaced, in the order of the calls. stand_ins: the modules, in that order.
 
     Raises:
@@ -242,14 +246,22 @@ class AdaptedTeacher(nn.Module):
 
     @property
     def network(self) -> nn.Module:
+        """The whole network, the modules in their places; its dotted paths are the teacher's."""
         return self._whole[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, classes): what the teacher answers with the modules in it."""
+        """(B, classes): what the teacher answers to images (B, 3, H, W), normalised, with the modules in it."""
         return self.network(images)
 
     def targets(self, images: Tensor, paths: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """What layers return, by path, with the modules' gradient; by default the modules' own outputs (B, C, H, W)."""
+        """What layers return, by path, with the modules' gradient; by default the modules' own outputs (B, C, H, W).
+
+        Args:
+            images: (B, 3, H, W), normalised. paths: dotted, of any layers; None for what was replaced.
+
+        Raises:
+            ValueError: no such path, a layer that is not called or returns no tensor.
+        """
         with collected(self.network, self.paths if paths is None else paths) as seen:
             self.network(images)
         return seen
@@ -360,9 +372,9 @@ def describe_target(student: Tensor, target: Tensor, original: Tensor) -> Target
 def mismatch(student: Tensor, target: Tensor) -> float:
     """The share of a target's variance that no pointwise map of the student's features explains: 0 to 1.
 
-    min over W, b of sum |target - W student - b|^2 / sum |target - its mean|^2, means a channel over images and
-    pixels: what is left of a hint however good its connector is. On the images that are given; with few of them the
-    map has learned them by heart, so give many more pixels than the student has channels.
+    ``min over W, b of sum |target - W student - b|^2 / sum |target - its mean|^2``, means a channel over images and
+    pixels: what is left of a hint however good its connector is. Our own measure. On the images that are given; with
+    few of them the map has learned them by heart, so give many more pixels than the student has channels.
 
     Args:
         student: (B, C, H, W); of maps that are a whole number of times larger than the target's every so manyth pixel
@@ -391,8 +403,8 @@ def mismatch(student: Tensor, target: Tensor) -> float:
 def effective_channels(maps: Tensor) -> float:
     """How many directions a layer's features really vary in: (sum l)^2 / sum l^2 of the channels' covariance.
 
-    The participation ratio of the eigenvalues l: C for C channels that vary alike and independently, 1 if all are
-    multiples of one.
+    The participation ratio of the eigenvalues l (Gao et al. 2017, DOI 10.1101/214262): C for C channels that vary alike
+    and independently, 1 if all are multiples of one.
 
     Args:
         maps: (B, C, H, W).

@@ -31,7 +31,9 @@ def cut_outs(shape: tuple[int, int], alpha: float, n: int = 400, seed: int = 0) 
     a cut-out also shows waves longer than itself, and they are what makes its border jump.
 
     Args:
-        shape: (H, W) in pixels. alpha: exponent of the field.
+        shape: (H, W) in pixels. alpha: exponent of the field. n: how many. seed: of fields and places.
+    Returns:
+        (n, H, W) float64.
     """
     height, width = shape
     side = max(min(max(SMALLEST_FIELD, 8 * max(shape)), LARGEST_FIELD), 2 * max(shape))
@@ -59,6 +61,10 @@ def simulated_exponents(
     Args:
         alphas: true exponents. shape: (H, W) in pixels. edges, band, method: as in `spectral_exponent`.
         n, seed: number of cut-outs and seed, the same for every exponent, so that the readings rise together.
+    Returns:
+        readings, in the order of the alphas.
+    Raises:
+        ValueError: no cut-outs, and as `power_spectrum` and `fit_power_law`.
     """
 
     def read(alpha: float) -> float:
@@ -80,8 +86,9 @@ def correct_exponent(
 ) -> float:
     """The true exponent at which cut-outs of this shape read alpha on average.
 
-    Simulates true exponents from -1 to 4 in steps of 0.5 and interpolates between their readings. It corrects for size,
-    border and band, on the assumption that the maps are power-law fields; a bent spectrum stays bent.
+    Our own correction: it simulates true exponents from -1 to 4 in steps of 0.5 and interpolates between their
+    readings. It corrects for size, border and band, on the assumption that the maps are power-law fields; a bent
+    spectrum stays bent.
 
     Args:
         alpha: the exponent that was read. The rest: exactly as it was read; n, seed: of the simulation.
@@ -90,6 +97,9 @@ def correct_exponent(
         the corrected exponent, between -1 and 4; NaN where no true exponent up to 4 reads as much, or where several do
         (the plateau of edges="none" near 2.7). Truths steeper than 4 are left out: with periodic edges they read
         flatter again, and would make every reading above 3 ambiguous.
+
+    Raises:
+        ValueError: as `simulated_exponents`.
     """
     readings = simulated_exponents(TRUE_ALPHAS, shape, edges, band, method, n, seed)
     for i, (low, high) in enumerate(pairwise(readings)):

@@ -48,6 +48,9 @@ BOX = torch.full((2, 2), 0.25)
 def power_law_power(size: int, alpha: float) -> Tensor:
     """Expected power of `pictures.power_law_field(size, alpha)`: f^-alpha, without a mean, of variance 1.
 
+    Args:
+        size: pixels a side, even. alpha: exponent of power.
+
     Returns:
         (size, size // 2 + 1) float64, the half plane of `spectra.power_spectrum`.
     """
@@ -59,10 +62,13 @@ def power_law_power(size: int, alpha: float) -> Tensor:
 
 
 def after_filter(power: Tensor, kernel: Tensor) -> Tensor:
-    """Power after a convolution with one kernel: P |h|^2, h the kernel's transfer function. Exact.
+    """Power after a convolution with one kernel: P ``|h|^2``, h the kernel's transfer function. Exact.
 
     Args:
         power: (H, W // 2 + 1) of an even W. kernel: (h, w), no larger than the field.
+
+    Returns:
+        (H, W // 2 + 1) float64.
     """
     height, width = size_of(power)
     transfer = torch.fft.rfft2(kernel.double(), s=(height, width))
@@ -76,14 +82,21 @@ def after_relu(power: Tensor) -> Tensor:
     arc-cosine kernel of degree 1 (Cho & Saul 2009, eq. 6); the squared mean, 1 / 2 pi, is taken off.
 
     Args:
-        power: (H, W // 2 + 1).
+        power: (H, W // 2 + 1) of an even W, without a mean.
+
+    Returns:
+        (H, W // 2 + 1) float64.
     """
     covariance = autocovariance(power)
     return _power(rectified(covariance) - covariance[0, 0] / (2 * math.pi))
 
 
 def rectified(covariance: Tensor) -> Tensor:
-    """E[relu relu'] of a Gaussian field of mean 0, from its autocovariance (H, W); the mean is not taken off."""
+    """E[relu relu'] of a Gaussian field of mean 0, from its autocovariance (H, W); the mean is not taken off.
+
+    Returns:
+        (H, W), by the formula of `after_relu`.
+    """
     variance = covariance[0, 0]
     r = (covariance / variance).clamp(-1, 1)
     return variance * ((1 - r.square()).sqrt() + r * (math.pi - torch.arccos(r))) / (2 * math.pi)
@@ -93,10 +106,14 @@ def after_stride(power: Tensor, stride: int = 2) -> Tensor:
     """Power after keeping every second row and column: what lies above the new Nyquist frequency is folded back. Exact.
 
     Args:
-        power: (H, W // 2 + 1), H and W divisible by the stride.
+        power: (H, W // 2 + 1) of an even W, H and W divisible by the stride. stride: every so manyth pixel is kept.
 
     Returns:
-        (H / stride, W / stride // 2 + 1); frequencies now in cycles a pixel of the smaller map.
+        (H / stride, W / stride // 2 + 1) float64; frequencies now in cycles a pixel of the smaller map. Other functions
+        here read it right if W / stride is even too.
+
+    Raises:
+        ValueError: H or W not divisible by the stride.
     """
     height, width = size_of(power)
     if height % stride or width % stride:
@@ -108,7 +125,7 @@ def predicted_exponent(power: Tensor, band: tuple[float, float] | None = None) -
     """The power law that `fit_power_law` finds in an expected spectrum, with the same rings, band and weights.
 
     Args:
-        power: (H, W // 2 + 1). band: see `fit_power_law`.
+        power: (H, W // 2 + 1) of an even W. band: see `fit_power_law`, whose errors these are.
     """
     return fit_power_law(rings_of(power, size_of(power)), band)
 
@@ -186,8 +203,12 @@ def try_operation(name: str, alpha: float, size: int = 128, fields: int = 24, se
     """Put Gaussian power-law fields through one of `OPERATIONS`, and theory beside it.
 
     Args:
-        name: of the operation. alpha: exponent of the fields. size: their side in pixels, even.
-        fields: how many are drawn.
+        name: of the operation. alpha: exponent of the fields. size: their side in pixels, even; a multiple of 4 where
+            the operation halves it.
+        fields: how many are drawn. seed: of the draw.
+
+    Raises:
+        ValueError: an unknown operation, no fields, an odd size where the operation has a stride.
     """
     if name not in OPERATIONS:
         raise ValueError(f"there is no operation {name!r}; there are {', '.join(OPERATIONS)}")

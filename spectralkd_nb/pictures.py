@@ -91,7 +91,7 @@ class Picture:
         return tuple(self.display.shape[-2:])
 
     def half(self) -> Picture:
-        """The same picture at half the size, 2 x 2 pixels averaged in linear light."""
+        """The same picture at half the size, 2 x 2 pixels averaged in linear light; an odd last row or column goes."""
         linear = torch.nn.functional.avg_pool2d(_to_linear(self.display)[None], 2)[0]
         return replace(self, display=_to_display(linear))
 
@@ -101,6 +101,9 @@ class Picture:
         Args:
             values: "display", the luma that a screen is sent, 0..1; "linear", luminance in proportion to the light
                 of the scene, 0..1; "log", ln(luminance + 1/255), in which contrast does not depend on illumination.
+
+        Raises:
+            ValueError: other values than these three.
         """
         if values not in VALUES:
             raise ValueError(f"values={values!r} is not known; choose one of {', '.join(map(repr, VALUES))}")
@@ -117,6 +120,9 @@ def photographs(kind: str = "scene", scale: str = "native") -> dict[str, Picture
         kind: "scene" (7 ordinary photographs), "texture" (brick, grass, gravel) or "unusual" (motion blur,
             galaxies, a retina, text).
         scale: "native", or "half" (see `Picture.half`).
+
+    Raises:
+        ValueError: another kind or scale.
     """
     from skimage.data import data_dir
 
@@ -140,6 +146,9 @@ def photograph_crops(size: int = 128, each: int = 4, kind: str = "scene", seed: 
 
     Returns:
         (photographs x each, 3, size, size), display values 0..1, the cut-outs of one photograph after another.
+
+    Raises:
+        ValueError: another kind, or a photograph with fewer pixels a side.
     """
     generator = torch.Generator().manual_seed(seed)
     crops = []
@@ -158,7 +167,8 @@ def open_picture(path: str | Path) -> Picture:
     """A picture of your own, by path. Grey of 8 or 16 bits, colour of 8; transparency is laid on white.
 
     Raises:
-        FileNotFoundError: nothing is there. ValueError: what is there is no picture.
+        FileNotFoundError: nothing is there. PermissionError: it may not be read. ValueError: it is a folder, no
+            picture, damaged, too large, or of 32 bits a pixel.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -174,7 +184,11 @@ def read_picture(content: bytes, name: str) -> Picture:
 
 
 def open_folder(folder: str | Path) -> dict[str, Picture]:
-    """All pictures of a folder (not of the folders in it), by name and in the order of their names."""
+    """All pictures of a folder (not of the folders in it), by name and in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no folder. ValueError: it holds no pictures, or one that `open_picture` refuses.
+    """
     folder = Path(folder).expanduser()
     return {picture.name: picture for picture in each_picture(folder)}
 
@@ -245,7 +259,10 @@ def _to_display(linear: Tensor) -> Tensor:
 
 
 def likeness(first: Tensor, second: Tensor) -> float:
-    """Correlation of the fine detail of two maps (H, W), -1 to 1: of what is left without the mean of 9 x 9 pixels."""
+    """Correlation of the fine detail of two maps (H, W), -1 to 1: of what is left without the mean of 9 x 9 pixels.
+
+    Our own measure; NaN where one of the maps is constant.
+    """
 
     def detail(m: Tensor) -> Tensor:
         # Zeros beyond the border are not part of the picture: counted in, they would draw one frame around both.
@@ -260,9 +277,13 @@ def likeness(first: Tensor, second: Tensor) -> float:
 def measure_exponents(pictures: Mapping[str, Picture] | Iterable[Picture]) -> list[dict[str, Any]]:
     """alpha of each picture as this course measures it: one row a picture.
 
-    Each row: name, height, width (pixels), alpha of the display values at native and at half size and of linear and
-    log light at native size; `lower` and `upper`, alpha in the lower and the upper half of the band (in octaves),
-    at native size. Moisan edges, default band, Whittle fit.
+    Each row: name, height, width (pixels); alpha, of the display values at native size; alpha_half_size, of the same
+    at half size; alpha_linear and alpha_log, of linear and log light at native size; lower and upper, alpha in the
+    lower and the upper half of the band (in octaves), at native size. Moisan edges, default band, Whittle fit, as in
+    `spectra`.
+
+    Raises:
+        ValueError: a picture under 16 pixels a side, which has too few rings.
     """
     pictures = pictures.values() if isinstance(pictures, Mapping) else pictures
     return [_exponents_of(picture) for picture in pictures]
@@ -306,6 +327,12 @@ def white_noise(size: int | tuple[int, int], n: int = 1, generator: torch.Genera
 
     Args:
         size: pixels a side, or (H, W). generator: for a repeatable result; it also decides the device.
+
+    Returns:
+        (n, H, W) float32.
+
+    Raises:
+        ValueError: a size below 1. TypeError: a size that is no whole number.
     """
     return _noise(size, n, generator, torch.float32)
 
@@ -323,7 +350,12 @@ def power_law_field(
     variance 1. A cut-out of a larger field is not periodic: that is how to imitate a photograph.
 
     Args:
-        size: pixels a side, or (H, W). alpha: the exponent of power. generator: see `white_noise`.
+        size: pixels a side, or (H, W). alpha: the exponent of power. generator: see `white_noise`. dtype: of the
+            result; it is computed in float64.
+
+    Raises:
+        ValueError: a size below 1, a single pixel, an alpha that is not finite or whose powers overflow. TypeError: a
+            size that is no whole number.
     """
     noise = _noise(size, n, generator, torch.float64)
     height, width = noise.shape[-2:]
@@ -374,6 +406,12 @@ def dead_leaves(
         size: pixels a side, or (H, W).
         exponent: p of the density r^-p of radii. r_min, r_max: pixels; r_max is the longer side if None.
         generator: CPU generator, for a repeatable result.
+
+    Returns:
+        (n, H, W) float32, on the CPU.
+
+    Raises:
+        ValueError: a size below 1, radii out of order or r_min below 0.2 pixels, an exponent beyond 20 either way.
     """
     height, width = _height_width(size)
     r_max = float(max(height, width)) if r_max is None else float(r_max)

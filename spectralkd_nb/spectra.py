@@ -63,7 +63,7 @@ STACK_PIXELS = 2**20  # maps computed at a time on a CPU: 4 MB, and memory stays
 
 
 def power_spectrum(maps: Tensor, edges: str = "periodic") -> Tensor:
-    """Power of each Fourier mode, P = |F|^2 / (H W), with the mean of each map removed.
+    """Power of each Fourier mode, P = ``|F|^2 / (H W)``, with the mean of each map removed.
 
     Args:
         maps: real floating maps (..., H, W), any device, H and W at least 4. Half and bfloat16 are
@@ -119,7 +119,7 @@ def periodic_part(maps: Tensor) -> Tensor:
     """The part of each map that wraps around without a jump (Moisan 2011); the map less this is the smooth part.
 
     Args:
-        maps: real maps (..., H, W). Returns: (..., H, W), with the mean of the map.
+        maps: real maps (..., H, W). Returns: (..., H, W), with the mean of the map. Errors as `power_spectrum`.
     """
     maps = _checked(maps)
     modes = _fourier_modes(maps, "periodic")
@@ -136,6 +136,8 @@ def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (power of the first with the phase of the second, power of the second with the phase of the
         first), both (..., H, W). Each keeps the mean of the map that gave the power.
+    Raises:
+        ValueError: unequal shapes, fewer than 4 pixels a side. TypeError: complex or integer maps.
     """
     first, second = _checked(first), _checked(second)
     if first.shape != second.shape:
@@ -286,7 +288,14 @@ class RadialSpectrum:
     orientation: Tensor | None = None
 
     def average(self) -> RadialSpectrum:
-        """The spectrum of all maps together: power averaged over every leading dimension."""
+        """The spectrum of all maps together: power averaged over every leading dimension.
+
+        Returns:
+            `RadialSpectrum` with power (rings,), or (sectors, rings), float64.
+
+        Raises:
+            ValueError: there is no map.
+        """
         leading = self.power.shape[: self.power.ndim - self.frequency.ndim]
         count = math.prod(leading)
         if count == 0:
@@ -316,7 +325,8 @@ def radial_spectrum(maps: Tensor, edges: str = "periodic", crop: int = 0, sector
         products are allowed the averages are rounded to three digits.
 
     Raises:
-        ValueError: NaN or infinite maps, maps too small, unknown edges. TypeError: not real floating.
+        ValueError: NaN or infinite maps, maps too small, unknown edges, a negative crop, fewer than 2 sectors.
+        TypeError: not real floating.
     """
     maps = _cropped(_checked(maps), crop)
     shape = tuple(maps.shape[-2:])
@@ -458,7 +468,9 @@ def _ring_matrix(
 
 @dataclass(frozen=True)
 class PowerLawFit:
-    """P(f) = amplitude * f^-alpha, fitted to a `RadialSpectrum`. Tensors are float64, one value a row of power.
+    """P(f) = amplitude f^-alpha, fitted to a `RadialSpectrum`.
+
+    Tensors are float64, (...) for power (..., rings): one value a row, so without dimensions for a single spectrum.
 
     Attributes:
         alpha: the exponent; NaN where a ring in the band has no power.
@@ -539,7 +551,7 @@ def fit_power_law(
         amplitude are differentiable in `spectrum.power`.
 
     Raises:
-        ValueError: unknown method, or a band with fewer than 2 rings.
+        ValueError: unknown method, a band that is no pair of rising frequencies, or one with fewer than 2 rings.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; choose one of {', '.join(map(repr, METHODS))}")
@@ -743,7 +755,7 @@ def compare_laws(spectrum: RadialSpectrum, band: tuple[float, float] | None = No
 
     The rivals: bent, ln P quadratic in ln f; broken, two exponents with a break between them; knee,
     A / (f_k^alpha + f^alpha), flat below the frequency f_k; exponential, A exp(-f / f_0). All by the Whittle
-    likelihood L = sum nu/2 (P/M + ln M), BIC = 2 L + (parameters) ln(number of modes / 2).
+    likelihood L = sum nu/2 (P/M + ln M), BIC = 2 L + (parameters) ln(number of modes / 2). The set is our own.
 
     BIC takes the map for a Gaussian field with independent modes. Averaged over many maps, any smooth
     curve in a real spectrum becomes significant: read the deviances too, and look at the curve.
@@ -816,6 +828,7 @@ class SpectralExponent:
 
     @property
     def trusted(self) -> bool:
+        """Whether there is no reason to distrust alpha."""
         return not self.reasons
 
     def __str__(self) -> str:
@@ -842,7 +855,8 @@ def spectral_exponent(
 
     alpha is flagged where 2 to 9 images are too few to resample, where fewer than 4 rings lie in the band, where
     another edge treatment gives an alpha more than 0.2 away, or where the spectrum bends: the exponents of the band's
-    halves, from a log-quadratic fit, differ by more than 0.5 and by more than 2.5 standard errors.
+    halves, from a log-quadratic fit, differ by more than 0.5 and by more than 2.5 standard errors. The flags and these
+    thresholds are our own.
 
     Args:
         maps: (H, W), one image; or (images, ..., H, W).
@@ -850,8 +864,9 @@ def spectral_exponent(
         resamples: bootstrap draws. seed: of the bootstrap's generator; the same seed gives the same interval.
 
     Raises:
-        ValueError, TypeError: as `radial_spectrum` and `fit_power_law`. Maps that have no exponent (constant, or of 4
-            pixels, or without power in a ring) are no error: alpha is NaN and the reason says why.
+        ValueError: no images, resamples below 1, and as `radial_spectrum` and `fit_power_law`. TypeError: not real
+            floating. Maps that have no exponent (constant, or of 4 pixels, or without power in a ring) are no error:
+            alpha is NaN and the reason says why.
     """
     if method not in METHODS or resamples < 1:
         raise ValueError(
@@ -984,7 +999,7 @@ class SpectrumAccumulator:
     """The pooled spectrum of any number of maps, in constant memory.
 
     Power is summed over maps before it is averaged over rings, in float64 (on the CPU where the
-    device has no float64), so that streamed equals batched to rounding.
+    device has no float64), so that streamed equals batched to rounding. ::
 
         accumulator = SpectrumAccumulator()
         for batch in batches:
@@ -993,6 +1008,12 @@ class SpectrumAccumulator:
 
     Args:
         edges, crop, sectors: as in `radial_spectrum`.
+
+    Attributes:
+        maps: how many have been added.
+
+    Raises:
+        ValueError: unknown edges, a negative crop, fewer than 2 sectors.
     """
 
     def __init__(self, edges: str = "periodic", crop: int = 0, sectors: int | None = None) -> None:
@@ -1007,7 +1028,11 @@ class SpectrumAccumulator:
 
     @torch.no_grad()
     def update(self, maps: Tensor) -> SpectrumAccumulator:
-        """Add maps (..., H, W). A batch that is refused (NaN, another size) leaves the sum as it was."""
+        """Add maps (..., H, W), and return the accumulator. A batch that is refused leaves the sum as it was.
+
+        Raises:
+            ValueError: NaN or infinite maps, another size than before, too few pixels. TypeError: not real floating.
+        """
         maps = _cropped(_checked(maps), self.crop)
         if maps.numel() == 0:
             return self
@@ -1020,7 +1045,11 @@ class SpectrumAccumulator:
         return self
 
     def merge(self, other: SpectrumAccumulator) -> SpectrumAccumulator:
-        """Add what another accumulator has seen, for instance in another process."""
+        """Add what another accumulator has seen, for instance in another process, and return this one.
+
+        Raises:
+            ValueError: the two differ in edges, crop, sectors or the size of their maps.
+        """
         mine, theirs = ((a.edges, a.crop, a.sectors) for a in (self, other))
         if mine != theirs:
             raise ValueError(f"accumulators with (edges, crop, sectors) = {mine} and {theirs} cannot be merged")

@@ -82,7 +82,7 @@ def soft_target_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Args:
         logits, temperature: as for `soft_targets`.
     Returns:
-        (N,) in nats.
+        (N,) in nats. Errors as `soft_targets`.
     """
     return torch.special.entr(soft_targets(logits, temperature)).sum(1)
 
@@ -93,7 +93,7 @@ def effective_classes(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Args:
         logits, temperature: as for `soft_targets`.
     Returns:
-        (N,), from 1 to the number of classes.
+        (N,), from 1 to the number of classes. Errors as `soft_targets`.
     """
     return soft_target_entropy(logits, temperature).exp()
 
@@ -105,6 +105,8 @@ def non_target_mass(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
         logits, temperature: as for `soft_targets`. labels: (N,) int64.
     Returns:
         (N,), 0..1. Tiny ones keep their digits: it is no difference from 1.
+    Raises:
+        ValueError: what `soft_targets` refuses, labels that are not one whole number an image, or of no class.
     """
     soft = _log_soft_targets(logits, temperature)
     return soft.masked_fill(_is_label(soft, labels), -math.inf).logsumexp(1).exp()
@@ -145,7 +147,7 @@ def _is_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_similarity(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """How much images of one class look like another, as a network says it.
+    """How much images of one class look like another, as a network says it. Our own measure.
 
     Of each image the label's probability is left out and the others are brought to a sum of 1, so that an image which
     the network is sure of counts like any other; then the mean over the images of a class. How much is said of other
@@ -211,7 +213,7 @@ def rank_correlation(
             classes. seed: of these.
     Raises:
         ValueError: not two square matrices of one size, fewer than 3 classes, values that are not finite, a matrix in
-            which all pairs are alike.
+            which all pairs are alike, permutations below 1.
     """
     first, second = _symmetric(similarity), _symmetric(reference)
     if first.shape != second.shape:
@@ -258,7 +260,7 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def centroid_similarity(features: Tensor, labels: Tensor) -> Tensor:
-    """Cosine between the classes' mean features, seen from the mean over the classes.
+    """Cosine between the classes' mean features, seen from the mean over the classes. Our own measure.
 
     Args:
         features: (N, D) of any kind; each is first brought to deviation 1 over the classes' means, whatever its unit.
@@ -267,8 +269,8 @@ def centroid_similarity(features: Tensor, labels: Tensor) -> Tensor:
         (classes, classes), -1..1, float64; the diagonal is 1. Of a class next to the mean of all, the direction is
         mostly noise.
     Raises:
-        ValueError: not two dimensions, fewer features than images' labels, classes without images, features that are
-            not finite, or the same for all classes.
+        ValueError: not two dimensions, not one label for each row of features, classes without images, features that
+            are not finite, or the same for all classes.
     """
     if features.ndim != 2 or len(features) != len(labels):
         raise ValueError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)}; give (N, D) and (N,)")
@@ -290,12 +292,14 @@ def reference_similarity(data: LabelledImages) -> Tensor:
 
     What the data set itself knows, if it does; of CIFAR-100, 1 for classes of one superclass, else 0; of other data the
     `centroid_similarity` of the training images' spectra, in shape, and mean colours. The last knows what spectra know,
-    and no more: who has a better reference passes that.
+    and no more: who has a better reference passes that. The choice is our own.
 
     Args:
         data: a classification task.
     Returns:
         (classes, classes) float64.
+    Raises:
+        ValueError: what `centroid_similarity` refuses of the spectra, such as a class without training images.
     """
     if data.similarity is not None:
         return data.similarity.double().cpu()
@@ -325,9 +329,11 @@ def calibration_error(logits: Tensor, labels: Tensor, temperature: float = 1.0, 
     ...; of each bin, the distance of its mean probability from its share of right answers; the mean over images.
 
     Args:
-        logits, labels, temperature: as for `non_target_mass`. bins: how many.
+        logits: (N, classes). labels: (N,) int64. temperature: T > 0. bins: how many.
     Returns:
         0..1.
+    Raises:
+        ValueError: as `non_target_mass`, bins below 1.
     """
     if bins < 1:
         raise ValueError(f"bins={bins}; give 1 or more")
@@ -449,13 +455,16 @@ def _entropy_of_smoothed(smoothing: float, classes: int) -> float:
 def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, temperature: float = 1.0) -> Tensor:
     """Logits whose soft targets are smoothed labels, the same for every image of a class: nothing is left of a teacher.
 
-    With `smoothing_at_entropy` of the teacher's mean entropy it is the control of matched entropy.
+    With `smoothing_at_entropy` of the teacher's mean entropy it is the control of matched entropy, our own.
 
     Args:
         logits: (N, classes), of which only the shape plays a part. labels: (N,) int64. smoothing: s, 0 < s <= 1.
             temperature: T at which soft targets will be made of them.
     Returns:
-        (N, classes) logits, of soft targets 1 - s + s / classes for the label and s / classes elsewhere.
+        (N, classes) logits, of soft targets 1 - s + s / classes for the label and s / classes elsewhere; float32, or
+        float64 as the logits.
+    Raises:
+        ValueError: a smoothing out of range, and as `non_target_mass`.
     """
     if not 0 < smoothing <= 1:
         raise ValueError(f"smoothing={smoothing} gives no finite logits; give more than 0 and at most 1")
@@ -470,12 +479,14 @@ def permuted_by_image(logits: Tensor, labels: Tensor) -> Tensor:
 
     The label keeps its logit, and each image its entropy and non-target mass at every temperature; which other classes
     it resembles is lost. Drawn anew whenever an image is shown, so that there is nothing to memorise: on average the
-    non-target mass is spread evenly, with each image's own doubt.
+    non-target mass is spread evenly, with each image's own doubt. Our own control.
 
     Args:
         logits: (N, classes), of 3 classes or more. labels: (N,) int64.
     Returns:
         (N, classes). Draws from torch's global generator, of the logits' device.
+    Raises:
+        ValueError: fewer than 3 classes, logits that are not finite, labels that are not one class an image.
     """
     others = _others_of(logits, labels)
     return _reordered(logits, labels, torch.rand(len(logits), others, device=logits.device).argsort(1))
@@ -485,12 +496,14 @@ def permuted_by_class(logits: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
     """A response whose other classes have changed places, in the same way for all images of a class.
 
     As `permuted_by_image`, but a wrong similarity is taught consistently: the other classes of each class move around
-    one cycle, drawn by the seed, so that none keeps its place.
+    one cycle, drawn by the seed, so that none keeps its place. Our own control.
 
     Args:
         logits: (N, classes), of 3 classes or more. labels: (N,) int64. seed: of the cycles.
     Returns:
         (N, classes).
+    Raises:
+        ValueError: as `permuted_by_image`.
     """
     others = _others_of(logits, labels)
     generator = torch.Generator().manual_seed(seed)

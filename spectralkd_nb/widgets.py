@@ -226,7 +226,7 @@ def explore(
     start: Mapping[str, Any] | None = None,
     ahead: bool = False,
 ) -> Explorer:
-    """Sliders over a figure, in one call.
+    """Sliders over a figure, in one call. ::
 
         widgets.explore(
             lambda photograph, edges: plots.from_picture_to_law(scenes[photograph].grey(), photograph, edges),
@@ -242,6 +242,9 @@ def explore(
             `sk-NAME-picture` and `sk-NAME-status`.
         start: where the sliders stand at first; the first value of each if None.
         ahead: draw every state now, behind a progress bar; for figures that take a simulation.
+
+    Raises:
+        ValueError: a control called picture, status or button, or a start that is not among a control's values.
     """
     explorer = Explorer(draw, controls, name, start)
     return explorer.fill(progress=True) if ahead else explorer
@@ -278,7 +281,7 @@ def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "uplo
 
 
 class TrainingView(ipywidgets.VBox):
-    """What a training does, while it does it: a bar, the losses by name, the time left, and curves that grow.
+    """What a training does, while it does it: a bar, the losses by name, the time left, and curves that grow. ::
 
         view = TrainingView()
         display(view)
@@ -298,6 +301,7 @@ class TrainingView(ipywidgets.VBox):
         self.add_class(f"sk-{name}")
 
     def __call__(self, progress: Progress) -> None:
+        """Show what `train` tells its callback."""
         finished = len(progress.curves.get("epoch", []))
         if finished != self._epochs_drawn:
             drawn = training_curves(progress.curves, progress.title, progress.epochs)
@@ -332,7 +336,7 @@ def _training_words(progress: Progress) -> str:
 
 
 class GridView(ipywidgets.VBox):
-    """How far a grid of runs is, while it goes on: a table by method and seed, and the bar of the current run.
+    """How far a grid of runs is, while it goes on: a table by method and seed, and the bar of the current run. ::
 
         view = GridView()
         display(view)
@@ -352,6 +356,7 @@ class GridView(ipywidgets.VBox):
         self.add_class(f"sk-{name}")
 
     def __call__(self, progress: GridProgress) -> None:
+        """Show what `run_grid` tells its callback."""
         if self._shown != (progress.states, progress.details):
             self._shown = progress.states, progress.details
             self.table.value = _grid_html(progress)
@@ -364,7 +369,7 @@ class GridView(ipywidgets.VBox):
 
 
 class GridForm(ipywidgets.VBox):
-    """A grid as a form: which scale, which pairs, methods and seeds, and the folder that keeps the runs.
+    """A grid as a form: which scale, which pairs, methods and seeds, and the folder that keeps the runs. ::
 
         form = GridForm({"quick": "quick.toml", "full": full_grid}, "runs/mine")
         form

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -118,6 +120,34 @@ def test_the_commands_on_the_cards_say_all_that_was_asked(monkeypatch):
         main(shlex.split(command)[3:])
         options = asked.pop()
         assert command_of(options, recipe_of(options), options.keep_epochs) == command
+
+
+def test_an_interrupted_training_is_one_sentence_and_no_traceback(tmp_path, data_file):
+    command = [sys.executable, "-m", "spectralkd_nb", *training(tmp_path, data_file), "--epochs", "100000"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, env=alone, **pipes)
+    try:
+        assert "epoch 1 of 100000" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    sentence = r"python -m spectralkd_nb: the run was stopped in epoch \d+; the same call goes on from here"
+    assert re.fullmatch(sentence, said.splitlines()[-1])
+
+
+def test_an_interrupt_without_words_says_that_it_stopped(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectralkd_nb.__main__.open_dataset", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "photographs"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\npython -m spectralkd_nb: stopped\n"
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

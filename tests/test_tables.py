@@ -109,8 +109,29 @@ def test_text_and_latex_tell_mean_interval_best_and_verdict(table):
     assert difference in latex
     assert latex.startswith("\\begin{tabular}{lrr}")
     assert latex.count("\\\\") == len(table) + 2
-    with pytest.raises(ValueError, match="there is no form 'html'; there are 'text', 'latex', 'csv'"):
+    with pytest.raises(ValueError, match="there is no form 'html'; there are 'text', 'latex', 'markdown', 'csv'"):
         table_as(table, "html")
+
+
+def test_markdown_has_a_row_a_method_the_best_first_with_the_verdict_in_words(runs, table):
+    head, rule, *rows = table_as(table, "markdown").splitlines()
+    assert head.split(" | ")[1:3] == ["seeds", "accuracy, % (best epoch)"]
+    assert set(rule) == set("| -")
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(
+        table.sort_values("mean", ascending=False).method
+    )
+    kd = table.set_index("method").loc["KD"]
+    interval = f"{kd.difference:+.2f} ({kd.difference_lower:+.2f} to {kd.difference_upper:+.2f})"
+    assert sum(row.startswith("| KD | ") and row.endswith(f" | {interval} | {kd.verdict} |") for row in rows) == 1
+    renamed = runs.replace({"method": {"KD": "a|b"}})
+    assert "| a\\|b |" in table_as(results_table(renamed, "alone"), "markdown")
+
+
+def test_markdown_names_the_pairs_where_there_are_several(runs):
+    other = runs[runs.method == "KD"].assign(teacher="resnet8")
+    text = table_as(results_table(pd.concat([runs, other]), "alone"), "markdown")
+    assert text.startswith("| pair | method |")
+    assert "| vgg8x0.0625 from resnet8, quick | KD |" in text
 
 
 def test_names_with_signs_of_latex_are_escaped(runs):
@@ -169,6 +190,13 @@ def test_two_commands_do_it_without_a_notebook(small, capsys):
     table = pd.read_csv("table.csv").set_index("method")
     assert math.isnan(table.loc["smoothed", "difference"])
     assert table.loc["alone", "seeds"] == 2
+
+
+def test_a_file_of_records_stands_for_a_store(capsys):
+    records = data_path("results/controls_photographs.jsonl")
+    main(["table", str(GRID), str(records), "--format", "markdown"])
+    expected = table_as(results_table(results_of(read_records(records)), "alone"), "markdown")
+    assert capsys.readouterr().out.strip() == expected
 
 
 def test_a_table_of_nothing_is_told(small, capsys):

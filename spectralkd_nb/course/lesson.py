@@ -79,6 +79,10 @@ def start(profile: str | None = None, seed: int = 0) -> Lesson:
 
     Args:
         profile: "quick" or "full"; None means "quick", a GPU or not: a long run is never a surprise.
+        seed: of torch's generators, and of `Lesson.generator`.
+
+    Raises:
+        ValueError: another profile.
     """
     if profile not in (None, *PROFILES):
         raise ValueError(f"profile={profile!r} is not known; choose 'quick' or 'full'")

@@ -16,7 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of an answer: solved or not, and why."""
+    """What a check says of an answer.
+
+    Attributes:
+        solved: whether it is right; False too while it is open. text: the verdict and why, in a sentence.
+    """
 
     solved: bool
     text: str

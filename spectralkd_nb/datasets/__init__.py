@@ -17,7 +17,7 @@ __all__ = ["LabelledImages", "Views", "augment", "draw_views", "open_dataset", "
 
 
 def open_dataset(name: str | Path, **options: Any) -> LabelledImages:
-    """A data set by its name, or from a path.
+    """A data set by its name, or from a path. ::
 
         open_dataset("photographs")             patches of photographs that are installed already
         open_dataset("fields")                  patches of random fields, whose class is their law

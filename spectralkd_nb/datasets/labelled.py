@@ -55,7 +55,7 @@ class LabelledImages:
         return self.train_images[:, c].cpu()  # not every accelerator has float64
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) to float32 with mean 0 and variance 1 over the training set."""
+        """Images (B, 3, H, W) of 0..255 to float32 with mean 0 and variance 1 of each colour over the training set."""
         scale = 1 / (255 * self.std.to(images.device))
         shift = -self.mean.to(images.device) / self.std.to(images.device)
         return images.float() * scale[:, None, None] + shift[:, None, None]
@@ -84,7 +84,7 @@ class LabelledImages:
         return replace(self, name=name, train_images=train, test_images=test, groups=kept, **labels)
 
     def which_held_out(self, every: int) -> Tensor:
-        """(N,) bool, the training images that `held_out` holds out. Raises as it does."""
+        """(N,) bool on the CPU, the training images that `held_out` holds out. ValueError as there."""
         if every < 2:
             raise ValueError(f"every={every} would leave nothing to train with; give 2 or more")
         groups = torch.arange(len(self.train_labels)) if self.groups is None else self.groups
@@ -121,8 +121,9 @@ class Views:
     """How each image of an epoch is shifted and mirrored: a table drawn once, so that a run can go on from any batch.
 
     Attributes:
-        order: (N,) which image comes when. top, left: (N,) corner of the crop in the padded image, pixels.
-        mirrored: (N,) bool.
+        order: (N,) int64, which image comes when.
+        top, left: (N,) int64, corner of the crop in the padded image, pixels.
+        mirrored: (N,) bool, whether left and right are exchanged.
     """
 
     order: Tensor
@@ -131,17 +132,25 @@ class Views:
     mirrored: Tensor
 
     def to(self, device: torch.device | str) -> Views:
+        """The same table on another device."""
         return Views(*(t.to(device) for t in (self.order, self.top, self.left, self.mirrored)))
 
     def batch(self, start: int, size: int) -> Views:
+        """The rows from `start` on, at most `size` of them."""
         return self.part(slice(start, start + size))
 
     def part(self, part: slice) -> Views:
+        """The rows of a slice."""
         return Views(self.order[part], self.top[part], self.left[part], self.mirrored[part])
 
 
 def draw_views(count: int, pad: int, flip: bool, generator: torch.Generator) -> Views:
-    """A random order of `count` images, with a shift of up to `pad` pixels and a coin for mirroring each."""
+    """A random order of `count` images, with a shift of up to `pad` pixels and a coin for mirroring each.
+
+    Args:
+        count: of images. pad: as in `augment`. flip: whether the coin is thrown; else none is mirrored.
+        generator: CPU generator.
+    """
     return Views(
         order=torch.randperm(count, generator=generator),
         top=torch.randint(2 * pad + 1, (count,), generator=generator),

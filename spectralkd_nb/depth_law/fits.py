@@ -51,7 +51,7 @@ class DepthRival:
         fold_errors: mean square error in each fold, (folds,). What lifts all layers of a fold's images adds the same to
             every rival, so that differences between rivals are free of it.
         fitted: the law at the fitted layers, (layers,).
-        curves: what to draw, pairs of depths and alphas: one pair, or one a stage.
+        curves: what to draw, pairs of depths and alphas, (100,) each: one pair, or one a stage.
     """
 
     name: str
@@ -92,7 +92,8 @@ class DepthLaw:
         rivals: the laws that took part, best BIC first.
         standing: names of the rivals that are not ruled out, best BIC first.
         stages: stage to its line, of the stages with 5 layers or more; empty unless asked for.
-        paths, x, depth, alpha, stage: of the fitted layers; x is depth in the unit asked for, depth counts layers.
+        paths, stage: of the fitted layers.
+        x, depth, alpha: (layers,) float64, of the same; x is depth in the unit asked for, depth counts layers.
         deviation_interval: (2, layers), 95 % of the layers' deviations from the line with other images; NaN without
             draws.
     """
@@ -287,7 +288,7 @@ def fit_depth_law(
     The rivals: constant, a; linear, a + b x; quadratic, a + b x + c x^2; saturating, a + b (1 - exp(-(x - x0) / d))
     from the first depth x0 on, fastest at first; line per stage, a line in each stage with jumps between them. A rival
     takes part if there are more layers than its parameters and one, and as many depths as parameters; line per stage
-    needs two stages or more and 5 layers in each.
+    needs two stages or more and 5 layers in each. Rivals and procedure are our own choice.
 
     BIC = n ln(2 pi s2) + RSS / s2 + (parameters + 1) ln n over the n layers, with s2 the larger of RSS / n and v: the
     maximum-likelihood scatter of layers about the curve, no smaller than what drawing other images does to a layer.
@@ -317,7 +318,8 @@ def fit_depth_law(
         with_image: whether the network's input is a layer of its own, at depth 0.
         trusted_only: leave out layers whose alpha comes with a reason not to trust it; else they are counted.
     Raises:
-        ValueError: an unknown unit, fewer than 4 layers with an alpha, all of them at one depth.
+        ValueError: an unknown unit, blocks of a profile that does not know them, fewer than 4 layers with an alpha, all
+            of them at one depth.
     """
     data = _usable_layers(profile, unit, with_image, trusted_only)
     stages = _stage_masks(data.stage) if per_stage else {}
@@ -454,6 +456,8 @@ def line_through(x: Tensor, alpha: Tensor) -> Line:
 
     Args:
         x, alpha: (points,), finite; two different x at least.
+    Raises:
+        ValueError: fewer than two different x, or values that are not finite.
     """
     x, alpha = x.double(), alpha.double()
     if len(x.unique()) < 2 or not (x.isfinite().all() and alpha.isfinite().all()):

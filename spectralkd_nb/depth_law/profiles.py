@@ -125,7 +125,7 @@ def exponent_profile(
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> ExponentProfile:
-    """alpha by layer, with whole profiles resampled over images.
+    """alpha by layer, with whole profiles resampled over images. Our own construction.
 
     Pictures should have 128 pixels a side or more: after two strides 32 are left, which is 11 rings below 0.35 cycles
     a pixel, and of 32 pixels 8, which is 3.
@@ -140,7 +140,8 @@ def exponent_profile(
         device, batch_size, progress: as in `activation_spectra`.
 
     Raises:
-        ValueError: as `activation_spectra`; groups that do not fit the number of images.
+        ValueError: as `activation_spectra`; groups that do not fit the number of images. TypeError: groups that are
+            neither a number nor a sequence.
     """
     spectra = activation_spectra(model, images, layers, edges, batch_size, device, progress, crop=crop)
     blocks = _blocks_so_far(model, tuple(images.shape[1:]), spectra.layers)
@@ -164,8 +165,8 @@ def profile_of(
     """The profile of spectra that are measured already, for instance in another band.
 
     Args:
-        spectra: of a network's layers. name: of the network. blocks: up to each layer, if known. The rest: see
-            `exponent_profile`.
+        spectra: of a network's layers. name: of the network. blocks: up to each layer, if known. The rest, and errors:
+            see `exponent_profile`.
     """
     chosen = spectra.layers
     paths = [layer.path for layer in chosen]

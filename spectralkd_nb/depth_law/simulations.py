@@ -84,6 +84,9 @@ def simulate(setting: Setting, resamples: int = 1000) -> ExponentProfile:
 
     Args:
         resamples: of the bootstrap over images.
+
+    Raises:
+        ValueError: what `RandomNetwork` refuses of the setting.
     """
     images = _input_fields(setting)
     options = {name: getattr(setting, name) for name in ("correlation", "shared", "seed", *KIND)}
@@ -104,12 +107,14 @@ def _input_fields(setting: Setting) -> torch.Tensor:
 
 
 def predict(setting: Setting) -> torch.Tensor:
-    """What the recursion says of the same network if it were wide and its inputs many: (depth + 1,) alphas.
+    """What the recursion says of the same network if it were wide and its inputs many: (depth + 1,) alphas, float64.
 
-    On the same grid and in the same band as `simulate` measures; inputs, width, images and seed do not enter.
+    By `depth_recursion`, on the same grid and in the same band as `simulate` measures; inputs, width, images and seed
+    do not enter.
 
     Raises:
-        ValueError: a skip after which ReLUs follow, from fewer inputs than channels: its first layer has none.
+        ValueError: a skip after which ReLUs follow, where inputs are not as many as channels: its first layer has none;
+            post_activation without a skip; a correlation that taps cannot have.
     """
     if setting.post_activation and setting.inputs != setting.width:
         raise ValueError("with post_activation the recursion wants as many inputs as channels")
@@ -144,7 +149,7 @@ _NAMES = [field.name for field in fields(Setting)]
 
 
 def stored_simulations(setting: Setting) -> torch.Tensor:
-    """What `GRID` gave for a setting: (seeds, depth + 1) alpha of the input first, one row for every seed.
+    """What `GRID` gave for a setting: (seeds, depth + 1) float64, alpha of the input first, one row for every seed.
 
     Raises:
         ValueError: a setting that is not in the grid, whatever its seed.

@@ -26,17 +26,20 @@ NOTHING = 1e-20  # of the largest transfer: what rounding leaves of a mode that 
 
 
 def kernel_transfer(weights: Tensor, size: int = 128) -> Tensor:
-    """What a convolution multiplies power by, T(f): |h(f)|^2 summed over inputs and averaged over outputs.
+    """What a convolution multiplies power by, T(f): ``|h(f)|^2`` summed over inputs and averaged over outputs.
 
     Exact for the pooled average if the inputs have one spectrum and are incoherent: no two channels have anything in
     common. Otherwise their own and their cross spectra belong between the two h, and T depends on what the layer is
-    given.
+    given. Our own derivation.
 
     Args:
         weights: (outputs, inputs, h, w), or one kernel (h, w). size: of the maps in pixels, even.
 
     Returns:
         (size, size // 2 + 1) float64, the half plane of `spectra.power_spectrum`.
+
+    Raises:
+        ValueError: weights of another shape, empty or not finite; a size that is odd or smaller than the kernel.
     """
     weights = torch.as_tensor(weights).detach().cpu().double()
     if weights.ndim not in (2, 4):
@@ -63,13 +66,17 @@ def _root(weights: Tensor) -> Tensor:
 def random_kernel_transfer(size: int = 128, correlation: float = 0.0, shared: float = 0.0) -> Tensor:
     """The expected T(f) of `networks.draw_kernels`: sum over taps d, d' of Cov(w_d, w_d') exp(-2 pi i f (d - d')).
 
-    Taps that know nothing of each other make it flat. Its mean over all modes is 2, whatever the arguments.
+    Our own derivation. Taps that know nothing of each other make it flat. Its mean over all modes is 2, whatever the
+    arguments.
 
     Args:
         size: of the maps in pixels, even. correlation, shared: see `draw_kernels`.
 
     Returns:
         (size, size // 2 + 1) float64.
+
+    Raises:
+        ValueError: a correlation that taps cannot have; a size that is odd or below 3.
     """
     # The rows of a root of the covariance, as kernels, have the expected power of a drawn one.
     along = torch.linalg.cholesky(tap_covariance(correlation)).T
@@ -84,7 +91,8 @@ def linear_filter_gain(
     """kappa: how much a convolution adds to alpha, read from its weights.
 
     alpha, as the slope of a least-squares line, is a linear functional of ln P. A filter adds ln T to ln P, so it adds
-    the same functional of ln T to alpha, whatever the spectrum: alpha_L = alpha_0 + kappa_1 + ... + kappa_L.
+    the same functional of ln T to alpha, whatever the spectrum: alpha_L = alpha_0 + kappa_1 + ... + kappa_L. Our own
+    derivation.
 
     Args:
         weights: (outputs, inputs, h, w), or one kernel (h, w); stride, dilation and groups are not known from them.
@@ -105,8 +113,8 @@ def filter_gains(
     """kappa of every convolution with kernels of more than one tap, by path, in the order of the network.
 
     Args:
-        network: any. size, band, estimator: see `linear_filter_gain`; one size and band for all, whatever size their
-            maps have.
+        network: any. size, band, estimator: see `linear_filter_gain`, whose errors these are; one size and band for
+            all, whatever size their maps have.
     """
     convolutions = {path: m for path, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     return {
@@ -119,7 +127,7 @@ def filter_gains(
 def transfer_gain(transfer: Tensor, band: tuple[float, float] | None = None, estimator: str = "modes") -> float:
     """kappa of a filter whose transfer T(f) is known: minus the slope of ln T against ln f.
 
-    Two estimators, which agree where T depends on |f| alone:
+    Two estimators of our own, which agree where T depends on ``|f|`` alone:
 
     - "modes": a line through ln T of all modes of the band, every mode alike. Exactly additive.
     - "rings": T is averaged over rings first, as `radial_spectrum` averages power, and the line is weighted by modes.
@@ -129,6 +137,9 @@ def transfer_gain(transfer: Tensor, band: tuple[float, float] | None = None, est
     Args:
         transfer: (H, W // 2 + 1), from `kernel_transfer` or `random_kernel_transfer`; or power itself, for its alpha.
         band: (lowest, highest) in cycles a pixel; `default_band` if None. estimator: "modes" or "rings".
+
+    Returns:
+        kappa, without units; positive where long waves pass better.
 
     Raises:
         ValueError: an unknown estimator; a band with fewer than two frequencies; a filter that stops a mode of the band
@@ -169,23 +180,29 @@ def depth_recursion(
 
     The expected autocovariance C is followed, averaged over channels. Convolution: its transform is multiplied by T.
     Batch norm: its mean is taken off and C(0) = 1. ReLU: with r = C / C(0), C becomes
-    C(0) (sqrt(1 - r^2) + r (pi - arccos r)) / 2 pi (Cho & Saul 2009, eq. 6). Without a mean and up to a factor this is
+    C(0) (sqrt(1 - r^2) + r (pi - arccos r)) / 2 pi (Cho & Saul 2009, eq. 6). Without a mean and up to a factor it is ::
 
         P' = F[g(F^-1[T P])],   g(r) = (sqrt(1 - r^2) + r (pi - arccos r) - 1) / (pi - 1).
 
     Slopes g'(0) = 0.73 and g'(1) = 1.47: what is far apart grows unlike, and so does what is near. Without batch norm
     the mean stays, grows, and makes the ReLU ever more linear. With a skip, C' = C + C of the branch: the branch's
     kernels are independent of x, so no cross term is expected. With post_activation x comes out of a ReLU and is not
-    Gaussian, so that the ReLU after the sum is no longer the one of the formula: there the recursion goes astray.
+    Gaussian, so that the ReLU after the sum is no longer the one of the formula: there the recursion goes astray. But
+    for the ReLU's formula it is our own.
 
     Args:
-        power: (H, W // 2 + 1) expected power of the input's modes, e.g. `operations.power_law_power`; or measured.
-        transfers: T of each layer on the same grid; or a number of layers, whose kernels are white.
+        power: (H, W // 2 + 1) of an even W, expected power of the input's modes, e.g. `operations.power_law_power`; or
+            measured.
+        transfers: T of each layer, (H, W // 2 + 1) as the power; or a number of layers, whose kernels are white.
         batch_norm, skip, post_activation, relu: as in `networks.RandomNetwork`, with as many inputs as channels.
         band: of the fits, see `fit_power_law`. Compare only with what was measured on this grid and in this band.
 
     Returns:
         (layers + 1,) float64, alpha of the input first, fitted to rings as `fit_power_law` does.
+
+    Raises:
+        ValueError: power that is not finite, post_activation without a skip, a transfer of another shape, a band with
+            fewer than 2 rings.
     """
     if not power.isfinite().all():
         raise ValueError("power holds NaN or infinite values")

@@ -17,7 +17,7 @@ ANCHOR, APPROACH = "anchor", "approach"
 
 
 class AdaptiveMatching(nn.Module):
-    """A step that matches features of an adapted teacher, whose modules learn too.
+    """A step that matches features of an adapted teacher, whose modules learn too. ::
 
         adapted = AdaptedTeacher(teacher, ["layer3"], images)
         step = AdaptiveMatching(CrossEntropy(), [Match("hint", hint_loss, "layer3", "layer3", connector)], adapted)
@@ -56,6 +56,14 @@ class AdaptiveMatching(nn.Module):
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Terms]:
+        """The step of a batch, see the class: the student's logits (B, classes), and scalar terms by name.
+
+        Args:
+            images: (B, 3, H, W), normalised. labels: (B,) int64.
+
+        Raises:
+            ValueError: see the class.
+        """
         if teacher is None:
             raise ValueError("pass the teacher, of which the step has an adapted copy, as teacher=... to train")
         if teacher in (self.adapted, self.adapted.network):  # train would freeze its modules

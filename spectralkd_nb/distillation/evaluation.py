@@ -16,7 +16,8 @@ def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, pr
     """Top-1 accuracy on the test images, percent. Every module is left in the mode that it was in.
 
     Args:
-        network: on the device of its parameters; the images are brought there.
+        network: on the device of its parameters; the images are brought there. data: the task, whose colours the
+            network is used to. batch_size, precision: as for `responses`.
     """
     logits = responses(network, data, data.test_images, precision=precision, batch_size=batch_size)
     right = int((logits.argmax(1) == data.test_labels.to(logits.device)).sum())

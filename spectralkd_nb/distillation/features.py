@@ -21,6 +21,10 @@ class Connector(nn.Conv2d):
 
     The regressor of FitNets (Romero et al. 2015, arXiv 1412.6550, section 2.2), which has larger kernels there. It is
     trained along with the student and thrown away afterwards.
+
+    Args:
+        channels, to_channels: the student's and the teacher's. stride: by how much, a side, the student's maps are
+            larger.
     """
 
     def __init__(self, channels: int, to_channels: int, stride: int = 1) -> None:
@@ -54,7 +58,7 @@ class Connector(nn.Conv2d):
         What is left behind it is what the student's features lack, whatever the connector: a look at a trained student
         without training a connector first.
 
-        Args, errors: as for `between`; (B, C, H, W), of the same images.
+        Args, errors: as for `between`; (B, C, H, W), both of the same images, or a ValueError.
         """
         if student.shape[:1] != teacher.shape[:1]:
             raise ValueError(
@@ -67,12 +71,14 @@ class Connector(nn.Conv2d):
         return connector.to(student.device)
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, to_channels, H / stride, W / stride), rounded up."""
         # Pixels are left out before the convolution: oneDNN's own stride, of 1 x 1 kernels on channels-last maps of 4
         # channels, has been seen to return wrong gradients and to write past the end of its memory (torch 2.14, AVX2).
         stride = self.stride[0]
         return F.conv2d(features[..., ::stride, ::stride], self.weight, self.bias)
 
     def extra_repr(self) -> str:
+        """Channels and stride, as the run's record has them."""
         stride = f", stride={self.stride[0]}" if self.stride[0] > 1 else ""
         return f"{self.in_channels}, {self.out_channels}{stride}"
 
@@ -96,10 +102,14 @@ class Match(nn.Module):
         self.connector = connector
 
     def connected(self, student: Tensor) -> Tensor:
-        """The student's features as the loss takes them."""
+        """The student's features as the loss takes them: through the connector, if there is one.
+
+        (B, C, H, W) to the connector's (B, C', H', W').
+        """
         return student if self.connector is None else self.connector(student)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss, a scalar, of features of both; for most losses (B, C, H, W), the student's before the connector."""
         return self.loss(self.connected(student), teacher)
 
     def __repr__(self) -> str:
@@ -108,7 +118,7 @@ class Match(nn.Module):
 
 
 class FeatureMatching(nn.Module):
-    """A step that asks the student to match features of the teacher beside what another step asks.
+    """A step that asks the student to match features of the teacher beside what another step asks. ::
 
         step = FeatureMatching(SoftTargets(), [Match("shape", spectral_shape_loss, "layer1", "layer1")])
         train(student, data, teacher=teacher, step=step, weights={"shape": 0.1})
@@ -133,6 +143,14 @@ class FeatureMatching(nn.Module):
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Terms]:
+        """The step of a batch: the student's logits (B, classes), and scalars by name, the base's and the matches'.
+
+        Args:
+            images: (B, 3, H, W), normalised. labels: (B,) int64.
+
+        Raises:
+            ValueError: see the class.
+        """
         if teacher is None:
             raise ValueError("features to match come from a teacher; pass teacher=... to train")
         mine, its = [match.student for match in self.matches], [match.teacher for match in self.matches]

@@ -49,7 +49,7 @@ def linear_probe(
     """Fit a linear classifier to one layer's features of a task, and test it (Alain & Bengio 2016, arXiv 1610.01644).
 
     Features are the layer's output, averaged over its pixels, less their mean and divided by their deviation over the
-    training images; constant ones are 0. The classifier is a multinomial logistic regression, the least of
+    training images; constant ones are 0. The classifier is a multinomial logistic regression, the least of ::
 
         mean over images of -log softmax(W x + b)[label]  +  penalty / 2 |W|^2
 

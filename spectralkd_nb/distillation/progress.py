@@ -14,7 +14,7 @@ class Progress:
         title: student, and teacher if there is one. epoch, epochs: the epoch being worked on, from 1, and their number.
         step, steps: batches of this epoch that are done, and their number.
         losses: running mean of each loss term over the epoch so far, by name.
-        accuracy: share of right answers over the epoch so far, on training images as they were seen (augmented).
+        accuracy: right answers over the epoch so far, percent, on training images as they were seen (augmented).
         curves: one list a quantity, one value a finished epoch; see `Run`.
         seconds: of training so far, all sittings together. seconds_left: an estimate.
         done: the run is finished.
@@ -37,10 +37,10 @@ Callback = Callable[[Progress], None]
 
 
 class TerminalProgress:
-    """A callback for a terminal: a bar of the epoch, and a line for each epoch that is finished.
+    """A callback for a terminal: a bar of the epoch, and a line for each epoch that is finished. ::
 
-    with TerminalProgress() as progress:
-        train(..., callback=progress)
+        with TerminalProgress() as progress:
+            train(..., callback=progress)
 
     Args:
         epochs: whether finished epochs get their lines.
@@ -62,6 +62,7 @@ class TerminalProgress:
         self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
+        """Show a run's progress; only inside `with`."""
         finished = progress.curves.get("epoch", [])
         if self._epochs_said is None:  # a run that goes on does not repeat what it said before
             self._epochs_said = len(finished) - (not progress.step or progress.done)

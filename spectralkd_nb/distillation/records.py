@@ -23,14 +23,17 @@ class Recipe:
     Attributes:
         epochs: passes over the training images. batch_size: images a step.
         learning_rate: of SGD; the peak of the one-cycle schedule, the start of the step schedule.
-        schedule: "one-cycle" (Smith & Topin 2019, arXiv 1708.07120), up in `warm_up` of the steps and down to nothing
-            along half cosines; or "step", times `decay` at the start of each epoch in `milestones`.
+        schedule: "one-cycle" (Smith & Topin 2019, arXiv 1708.07120), up in `warm_up` of the steps, 0..1, and down to
+            nothing along half cosines; or "step", times `decay` after each of the `milestones`, in whole epochs.
         momentum, nesterov, weight_decay: of SGD, on every parameter.
         clip_norm: largest norm of the gradient of all trained parameters together; None for no limit.
         augment: random shifts and mirror images, as the data set allows.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 on CUDA, float32 elsewhere.
         channels_last: memory layout of images and weights; several times faster on a CPU.
         compile: torch.compile student and teacher; pays off over minutes.
+
+    Raises:
+        ValueError: an unknown schedule or precision; epochs or a batch size below 1; a clip_norm that is not positive.
     """
 
     epochs: int = 12
@@ -124,6 +127,7 @@ class Run:
         versions: of Python, torch and this package. commit: of the code, if it is a git checkout.
         together: how many runs were trained at once on the device; the seconds are then those of all of them.
         processes: how many processes shared each batch; with more than one, batch norms saw a share of it.
+        network: the trained student in eval mode; None where the record was read from a file.
     """
 
     pair: dict[str, str | None]

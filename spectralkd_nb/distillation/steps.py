@@ -36,10 +36,16 @@ class CrossEntropy(nn.Module):
         images: Tensor,
         labels: Tensor,
     ) -> tuple[Tensor, Terms]:
+        """The step of a batch: the student's logits (B, classes), and "cross-entropy", in nats.
+
+        Args:
+            teacher: is not asked. images: (B, 3, H, W), normalised. labels: (B,) int64.
+        """
         logits = student(images)
         return logits, {"cross-entropy": F.cross_entropy(logits, labels, label_smoothing=self.smoothing)}
 
     def extra_repr(self) -> str:
+        """The settings, as the run's record has them."""
         return f"smoothing={self.smoothing:g}"
 
 
@@ -50,7 +56,11 @@ class SoftTargets(nn.Module):
         temperature: T of `kd_loss`.
         control: a function of the teacher's logits (B, classes) and the labels (B,) to those to be learned instead; for
             example `teacher_quality.permuted_by_image`. None: the teacher's own.
-        standardise: of `kd_loss`: False, or "paper" or "code" for z-scores of the logits (Sun et al. 2024).
+        standardise: of `kd_loss`: False, or "paper" or "code" for z-scores of the logits (Sun et al. 2024, arXiv
+            2403.01427).
+
+    Raises:
+        ValueError: when called: no teacher, and what `kd_loss` refuses.
     """
 
     def __init__(
@@ -64,6 +74,14 @@ class SoftTargets(nn.Module):
     def forward(
         self, student: nn.Module, teacher: nn.Module | None, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, Terms]:
+        """The step of a batch: the student's logits (B, classes), and "cross-entropy" and "soft targets", in nats.
+
+        Args:
+            images: (B, 3, H, W), normalised. labels: (B,) int64.
+
+        Raises:
+            ValueError: see the class.
+        """
         if teacher is None:
             raise ValueError("soft targets come from a teacher; pass teacher=... to train")
         logits, taught = student(images), teacher(images)
@@ -75,6 +93,7 @@ class SoftTargets(nn.Module):
         }
 
     def extra_repr(self) -> str:
+        """The settings, as the run's record has them."""
         settings = [f"temperature={self.temperature:g}"]
         settings += [f"control={described(self.control)}"] if self.control is not None else []
         return ", ".join(settings + ([f"standardise={self.standardise!r}"] if self.standardise else []))

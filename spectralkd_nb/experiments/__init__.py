@@ -1,4 +1,4 @@
-"""Grids of runs over seeds: planned as plain data, done once in a store, compared in pairs.
+"""Grids of runs over seeds: planned as plain data, done once in a store, compared in pairs. ::
 
     runs = run_grid("grid.toml", "runs/store")
     compare_methods(runs, baseline="alone")

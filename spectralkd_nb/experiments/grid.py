@@ -353,7 +353,14 @@ def do_run(
     """One run from its plan, which is all that it depends on; finished, cut off or new, as `train` finds it.
 
     Args:
-        plan: see `Plan`. folder: where it is kept; None keeps nothing. The rest: as for `train`.
+        plan: see `Plan`. folder: where it is kept; None keeps nothing. callback, device: as for `train`.
+        bench: data sets and teachers that were read before; None reads them.
+
+    Returns:
+        as `train`.
+
+    Raises:
+        ValueError, OSError: what `train`, `method_step` and the readers of data and weights raise.
     """
     with distributed.agreed():
         return train(**arguments_of(plan, folder, callback, bench or Bench()), device=device)

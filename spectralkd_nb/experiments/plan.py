@@ -113,6 +113,7 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
+        """How the run is optimised, from the setting."""
         return Recipe(**{key: value for key, value in self.setting.items() if key not in ("data", "held_out")})
 
 

@@ -26,7 +26,7 @@ DIGITS = 6  # of a curve's values in a file of records
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run: what was planned, and what came of it, without the network."""
+    """A finished run: what was planned, `plan`, and what came of it, `run`, without the network."""
 
     plan: Plan
     run: Run
@@ -67,7 +67,11 @@ def _reason(failure: Path) -> str | None:
 
 
 def finished_runs(grid: Mapping[str, Any] | str | Path, store: str | Path) -> list[Record]:
-    """The runs of a grid that a store holds finished, in the grid's order; without those of damaged records."""
+    """The runs of a grid that a store holds finished, in the grid's order; without those of damaged records.
+
+    Raises:
+        ValueError: what `planned_runs` refuses.
+    """
     return finished_of(planned_runs(grid), store)
 
 
@@ -107,7 +111,7 @@ def epochs_to(run: Run, accuracy: float) -> int:
     A run that never was counts as one epoch more than it had: less than it would have taken.
 
     Args:
-        accuracy: in percent.
+        run: a finished one. accuracy: in percent.
     """
     curve = run.curves["test accuracy"]
     return next((epoch for epoch, reached in enumerate(curve, 1) if reached >= accuracy), len(curve) + 1)
@@ -118,6 +122,9 @@ def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pan
 
     state is "finished", "failed", "cut off", "elsewhere" (another process has it) or "to do". A run that is not
     finished has NaN for numbers; reason says why it failed.
+
+    Raises:
+        ValueError: what `planned_runs` refuses.
     """
     import pandas as pd
 
@@ -134,7 +141,11 @@ def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pan
 
 
 def write_records(records: Iterable[Record], file: str | Path) -> None:
-    """Write finished runs into one file, a JSON object a line, curves to 6 digits; whole or not at all."""
+    """Write finished runs into one file, a JSON object a line, curves to 6 digits; whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     lines = [json.dumps({"plan": asdict(r.plan), "run": json.loads(_rounded(r.run).as_json())}) for r in records]
     write_whole(Path(file).expanduser(), "".join(f"{line}\n" for line in lines).encode())
 
@@ -143,7 +154,7 @@ def read_records(file: str | Path) -> list[Record]:
     """What `write_records` wrote; blank lines are skipped.
 
     Raises:
-        ValueError: a line is damaged.
+        ValueError: a line is damaged. OSError: the file cannot be read.
     """
     file = Path(file).expanduser()
     try:

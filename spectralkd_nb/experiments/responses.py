@@ -53,6 +53,9 @@ def sweep_responses(
         one row a teacher, kind of images and temperature: step, network, batch_size, epochs, seed; images ("training"
         or "test"), temperature; accuracy, entropy, effective_classes, non_target_mass, similarity, similarity_p,
         calibration_error as in `ResponseQuality`; agreement, divergence as in `Fidelity`.
+
+    Raises:
+        ValueError: what `read_sweep` and `describe_response` refuse; a finished student whose weights were not kept.
     """
     import pandas as pd
 

@@ -115,6 +115,9 @@ def stored_spectrum(
     Args:
         method: of the grid, or "teacher". layer, seed: whose. epoch: the last that is there if None.
 
+    Returns:
+        `RadialSpectrum` with power (rings,), in units of maps squared.
+
     Raises:
         ValueError: the table has no such rows, or has them of several networks.
     """

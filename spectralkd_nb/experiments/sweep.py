@@ -170,6 +170,9 @@ def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Pa
         step; network, batch_size, epochs and learning_rate of the teacher, missing for a student alone; seed;
         teacher_accuracy and student_accuracy, percent, after the last epoch, on held-out images during the search and
         on test images in the confirmation; teacher_run, student_run, their folders; seconds of both; commit.
+
+    Raises:
+        ValueError: what `read_sweep` refuses; a finished teacher whose weights were not kept.
     """
     import pandas as pd
 

@@ -21,7 +21,11 @@ FEWEST = 2  # teachers, and seeds, that a deviation can be had from
 
 @dataclass(frozen=True)
 class Teacher:
-    """One teacher of a sweep: a network by name, and how it was trained. Numbers may come out of a table."""
+    """One teacher of a sweep. Numbers may come out of a table.
+
+    Attributes:
+        network: name for `build`. batch_size: images a step. epochs: of its training.
+    """
 
     network: str
     batch_size: int

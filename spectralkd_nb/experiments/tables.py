@@ -1,4 +1,4 @@
-"""The results of a grid as one table: numbers for a file, text for a terminal, LaTeX for a paper."""
+"""The results of a grid as one table: numbers for a file, text for a terminal, LaTeX for a paper, Markdown for a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectralkd_nb.experiments.comparison import RUN, compare_methods, summary
 if TYPE_CHECKING:
     import pandas
 
-FORMATS = ("text", "latex", "csv")
+FORMATS = ("text", "latex", "markdown", "csv")
 OF_COMPARISON = {
     "difference": "difference",
     "lower": "difference_lower",
@@ -51,11 +51,12 @@ def results_table(runs: pandas.DataFrame, baseline: str) -> pandas.DataFrame:
 
 
 def table_as(table: pandas.DataFrame, form: str) -> str:
-    """A table of `results_table` as "text", "latex" (booktabs) or "csv".
+    """A table of `results_table` as "text", "latex" (booktabs), "markdown" or "csv".
 
     Text and LaTeX have a row a method and two columns a pair: accuracy with the half width of its 95 % interval and, in
     brackets, the mean of the best epochs; and the difference from the baseline with its interval, marked + or - where
-    Holm's correction leaves it better or worse. CSV has every number, a row a method and pair.
+    Holm's correction leaves it better or worse. Markdown has the same and the verdict in words, a row a method and pair.
+    CSV has every number, a row a method and pair.
 
     Raises:
         ValueError: an unknown form.
@@ -64,6 +65,8 @@ def table_as(table: pandas.DataFrame, form: str) -> str:
         raise ValueError(f"there is no form {form!r}; there are {', '.join(map(repr, FORMATS))}")
     if form == "csv":
         return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    if form == "markdown":
+        return _markdown(table)
     wide = _wide(table)
     if form == "text":
         return wide.to_string(na_rep="")
@@ -75,12 +78,30 @@ def _wide(table: pandas.DataFrame) -> pandas.DataFrame:
 
     columns = {}
     for (student, teacher, protocol), own in table.groupby(RUN[:3], sort=False, dropna=False):
-        pair = f"{student} from {teacher}" if isinstance(teacher, str) else student
+        pair = _pair(student, teacher, protocol)
         own = own.set_index("method")
-        columns[f"{pair}, {protocol}", "accuracy, % (best)"] = own.apply(_accuracy, axis=1)
-        columns[f"{pair}, {protocol}", "difference (95 %)"] = own.apply(_difference, axis=1)
+        columns[pair, "accuracy, % (best)"] = own.apply(_accuracy, axis=1)
+        columns[pair, "difference (95 %)"] = own.apply(_difference, axis=1)
     wide = pd.DataFrame(columns).reindex(table["method"].unique())
     return wide.rename_axis(index=None)
+
+
+def _markdown(table: pandas.DataFrame) -> str:
+    """The best mean of a pair first; the column of pairs only where there are several."""
+    several = len(table[RUN[:3]].drop_duplicates()) > 1
+    head = [*(["pair"] if several else []), "method", "seeds", "accuracy, % (best epoch)", "difference (95 %)", "verdict"]
+    rows = [head, ["---"] * len(head)]
+    for (student, teacher, protocol), own in table.groupby(RUN[:3], sort=False, dropna=False):
+        pair = [_pair(student, teacher, protocol)] if several else []
+        for _, row in own.sort_values("mean", ascending=False, kind="stable").iterrows():
+            verdict = row.verdict if isinstance(row.verdict, str) else ""
+            difference = _difference(row).removesuffix(" +").removesuffix(" -")
+            rows.append([*pair, row.method, str(row.seeds), _accuracy(row), difference, verdict])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def _pair(student: str, teacher: object, protocol: str) -> str:
+    return f"{student} from {teacher}, {protocol}" if isinstance(teacher, str) else f"{student}, {protocol}"
 
 
 def _accuracy(row: pandas.Series) -> str:

@@ -160,7 +160,11 @@ def meeting_of(student: nn.Module, step: AdaptiveMatching, images: Tensor) -> Me
     """What an adapted teacher asks for and what the student offers through its connector, at the step's first match.
 
     Args:
-        images: (B, 3, H, W), normalised; of any size that the networks take.
+        student: a network. step: with its adapted teacher. images: (B, 3, H, W), normalised; of any size that the
+            networks take.
+
+    Returns:
+        target and offered, (B, C, H, W) each, without gradients.
     """
     match = step.matches[0]
     target = features_of(step.adapted.network, images, [match.teacher])[match.teacher]

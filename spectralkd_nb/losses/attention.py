@@ -15,14 +15,15 @@ def attention_loss(student: Tensor, teacher: Tensor, mode: str = "paper") -> Ten
     """Difference of attention maps (Zagoruyko & Komodakis 2017, arXiv 1612.03928, eq. 2 with p = 2).
 
     The attention map of an image is Q = sum over channels of (feature)^2, made a vector of H W numbers and divided by
-    its length. d = Q_student / |Q_student| - Q_teacher / |Q_teacher|, and the paper and its authors' code differ:
+    its length. ``d = Q_student / |Q_student| - Q_teacher / |Q_teacher|``, and the paper and its authors' code differ:
 
-    - "paper": |d|, not squared, averaged over images. The paper's weight for it is beta / 2.
+    - "paper": ``|d|``, not squared, averaged over images. The paper's weight for it is beta / 2.
     - "code": mean of d^2 over images and pixels. It is the square of the other, image by image, divided by H W, and
-      has a weight of about 1000. The code averages over channels where the paper sums, which cancels in Q / |Q|.
+      has a weight of about 1000. The code averages over channels where the paper sums, which cancels in ``Q / |Q|``.
 
     For both: no connector, any number of channels on either side, in any order and of any sign, and of any
-    scale while |Q| is above 1e-12, which it is divided by below. So a map of zeros counts as 0; it gets no gradient.
+    scale while ``|Q|`` is above 1e-12, which it is divided by below. So a map of zeros counts as 0; it gets no
+    gradient.
 
     Args:
         student, teacher: features (B, C, H, W); B, H and W equal. Maps of unequal size are refused, not resized:

@@ -75,7 +75,7 @@ def witness(
     offset: float = 0.0,
     sigma: float | None = None,
 ) -> Tensor:
-    """Where two sets of channels differ: the empirical witness function (Gretton et al. 2012, JMLR 13:723, 2.3).
+    """Where two sets of channels differ: the empirical witness function (Gretton et al. 2012, JMLR 13:723, 2.3). ::
 
         mean_i k(x, s_i) - mean_j k(x, t_j)
 
@@ -128,7 +128,7 @@ def two_pixel_maps(degrees: Sequence[float] | Tensor) -> Tensor:
     """A toy: a neuron whose maps have two pixels is a point in the plane, and as a unit vector an angle.
 
     Args:
-        degrees: of each neuron; 0 responds to the first pixel alone, 90 to the second alone. A tensor may have a
+        degrees: (C,), one a neuron; 0 responds to the first pixel alone, 90 to the second alone. A tensor may have a
             gradient.
     Returns:
         (1, C, 1, 2), float64: unit maps of one image.
@@ -161,7 +161,7 @@ def shift_average(gram: Tensor, height: int, width: int) -> Tensor:
     """Mean of G[p, p + shift] over all pixels p, with circular borders: a Gram's block-circulant part.
 
     Of a `pixel_gram` it is the circular autocorrelation of the unit maps, averaged over channels and divided by H W.
-    So (Wiener-Khinchin) its `fft2` is their mean power |FFT(f)|^2 / (H W), and circular shifts do not change it.
+    So (Wiener-Khinchin) its `fft2` is their mean power ``|FFT(f)|^2 / (H W)``, and circular shifts do not change it.
 
     Args:
         gram: (B, H W, H W), or a difference of such. height, width: H and W, pixels.
@@ -200,7 +200,7 @@ class GramShares:
 
 
 def gram_shares(student: Tensor, teacher: Tensor) -> GramShares:
-    """How much of `nst_loss` "poly" squared responses could see, and how much a power spectrum.
+    """How much of `nst_loss` "poly" squared responses could see, and how much a power spectrum. Our own measure.
 
     Both are orthogonal projections of D. They have the mean of its diagonal in common, which is 0 where both networks
     have the same share of living channels; then the two shares sum to at most 1. An attention map differs from the

@@ -49,9 +49,10 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def fourier_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of complex Fourier coefficients: by Parseval's theorem the `hint_loss`, to rounding.
 
-    mean |FFT(student) - FFT(teacher)|^2 / (H W) over images, channels and modes of the full plane; it is computed on
-    the half plane of a real FFT, where a column counts for its mirror image too (`spectra.mode_weights`). As long as
-    phases are kept and modes weigh alike, a loss in frequency sees nothing that pixels do not show.
+    mean ``|FFT(student) - FFT(teacher)|^2 / (H W)`` over images, channels and modes of the full plane; it is computed
+    on the half plane of a real FFT, where a column counts for its mirror image too (`spectra.mode_weights`). As long as
+    phases are kept and modes weigh alike, a loss in frequency sees nothing that pixels do not show. Our own, to show
+    just that.
 
     Args:
         student, teacher: real maps (B, C, H, W) of one shape. The gradient goes to the student only.

@@ -70,10 +70,12 @@ def octave_shares(student: Tensor, teacher: Tensor, beta: float = 0.0) -> Octave
     beta = 0 is the mean squared difference of maps, the hint loss. Octaves count down from Nyquist, 1/4 to 1/2, 1/8 to
     1/4 and so on, to the one that holds the lowest mode. An error with power f^-alpha has as much in each octave at
     beta = alpha - 2, and in each mode at beta = alpha; in the two lowest octaves so few modes lie, 4 and 8 on a large
-    square map, that the first is a tenth below its due and the second a third.
+    square map, that the first is a tenth below its due and the second a third. Our own measure.
 
     Args:
         student, teacher: maps (B, C, H, W) of one shape. beta: of the weights (f / f_1)^beta.
+    Returns:
+        `OctaveShares`, its tensors (octaves,) with the lowest octave first.
     Raises:
         ValueError: unequal shapes, no elements, no error at all or not a finite one, beta beyond all measure.
         TypeError: not real floating.
@@ -151,7 +153,7 @@ def gradient_spectrum(loss: Loss, student: Tensor, teacher: Tensor) -> RadialSpe
     """Power spectrum of a loss's gradient with respect to the student's maps, averaged over images and channels.
 
     Where it has power the loss moves the student. The hint loss of N elements has the error's times (2 / N)^2, the
-    whitened loss that times w(f)^2.
+    whitened loss that times w(f)^2. Our own measure.
 
     Args:
         loss: of two tensors of maps, as every loss of this package. student, teacher: maps (B, C, H, W) that it takes,
@@ -166,6 +168,8 @@ def gradient_spectrum(loss: Loss, student: Tensor, teacher: Tensor) -> RadialSpe
 
 def gradient_agreement(losses: Mapping[str, Loss], student: Tensor, teacher: Tensor) -> Tensor:
     """Cosines between the gradients that losses give the student's maps: 1 where they pull the same way.
+
+    Our own measure.
 
     Args:
         losses, student, teacher: as in `gradient_spectrum`.

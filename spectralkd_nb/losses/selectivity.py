@@ -35,7 +35,7 @@ def nst_loss(
     rectify: bool = False,
     sizes: str = "pool",
 ) -> Tensor:
-    """Squared maximum mean discrepancy of channel maps, NST (Huang & Wang 2017, arXiv 1707.01219).
+    """Squared maximum mean discrepancy of channel maps, NST (Huang & Wang 2017, arXiv 1707.01219). ::
 
         mean over images of  mean_ij k(s_i, s_j) + mean_ij k(t_i, t_j) - 2 mean_ij k(s_i, t_j)
 
@@ -43,8 +43,8 @@ def nst_loss(
 
     - "linear": x.y. The loss is then the squared distance between the mean s and the mean t.
     - "poly": (x.y + offset)^degree. With degree 2 and offset 0, the values of the paper and of its authors' code,
-      the loss is |S'S / C_s - T'T / C_t|^2, a distance of how pixels go together. S holds the s_i as rows.
-    - "gaussian": exp(-|x - y|^2 / (2 sigma^2)).
+      the loss is ``|S'S / C_s - T'T / C_t|^2``, a distance of how pixels go together. S holds the s_i as rows.
+    - "gaussian": ``exp(-|x - y|^2 / (2 sigma^2))``.
 
     Any number of channels on either side, in any order, each of any positive scale; an even degree without offset does
     not see signs either. No connector is needed. A channel whose length is at most 1e-12 counts as a vector of zeros
@@ -66,9 +66,10 @@ def nst_loss(
         kernel: "linear", "poly" or "gaussian".
         degree, offset: of "poly"; a whole number from 1, and a number from 0. Below 0 it would be no kernel.
         sigma: of "gaussian", from 0.001 on; unit vectors lie at most 2 apart. None: sigma^2 is, image by image, the
-            mean of |s_i - t_j|^2 over all pairs of a student's with a teacher's channel, a constant to the gradient,
-            and at least 0.001. That the paper takes the mean squared distance of pairs is from memory only, and the
-            choice of pairs is ours. Of a single channel on both sides it leaves no more than whether they are equal.
+            mean of ``|s_i - t_j|^2`` over all pairs of a student's with a teacher's channel, a constant to the
+            gradient, and at least 0.001. That the paper takes the mean squared distance of pairs is from memory only,
+            and the choice of pairs is ours. Of a single channel on both sides it leaves no more than whether they are
+            equal.
         half: half of the loss, as in the paper.
         rectify: a ReLU on both sides first.
         sizes: what to do about two sizes of maps. "pool" averages the larger, height and width each, down to the

@@ -36,7 +36,7 @@ DEAD_POWER = 1e-12  # maps squared; about what float32 leaves, by rounding, of c
 
 
 def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -> Tensor:
-    """How far the shapes of two spectra are apart, in ln power. Our formula, for Rotman & Wolf 2021 (arXiv 2106.00368).
+    """How far the shapes of two spectra are apart, in ln power. Ours, for Rotman & Wolf 2021 (arXiv 2106.00368). ::
 
         mean over images of sum_k w_k (ln q_k(student) - ln q_k(teacher))^2
         q_k = (P_k + d) / (V + d),   V = sum_k w_k P_k,   d = 1e-6 V + 1e-12
@@ -57,7 +57,7 @@ def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -
             gradient.
         edges: see `spectra.power_spectrum`.
     Returns:
-        A squared natural logarithm, without unit; 0 where each image's spectra agree up to a factor.
+        A scalar: a squared natural logarithm, without unit; 0 where each image's spectra agree up to a factor.
     Raises:
         ValueError: shapes that do not fit, unknown edges. TypeError: maps that are not real floating.
     """
@@ -70,7 +70,7 @@ def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -
 def exponent_loss(
     student: Tensor, teacher: Tensor, band: tuple[float, float] | None = None, edges: str = "none"
 ) -> Tensor:
-    """Squared difference of the exponents. Our formula, for Rotman & Wolf 2021 (arXiv 2106.00368).
+    """Squared difference of the exponents. Our formula, for Rotman & Wolf 2021 (arXiv 2106.00368). ::
 
         mean over images of (alpha(student) - alpha(teacher))^2
 
@@ -86,7 +86,7 @@ def exponent_loss(
         band: (lowest, highest) frequency in cycles a pixel of the smaller map; `spectra.default_band` if None.
         edges: see `spectra.power_spectrum`.
     Returns:
-        A squared exponent, without unit.
+        A scalar: a squared exponent, without unit.
     Raises:
         ValueError: fewer than 6 rings in the band (square maps under 14 pixels), shapes that do not fit, unknown
             edges. TypeError: maps that are not real floating.
@@ -96,7 +96,7 @@ def exponent_loss(
 
 
 def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balance: str = "mode") -> Tensor:
-    """Squared difference of Fourier coefficients, weighted against the law. Our formula, for Rotman & Wolf 2021.
+    """Squared difference of Fourier coefficients, weighted against the law. Our formula, for Rotman & Wolf 2021. ::
 
         mean over images and channels of sum_modes w(f) |F(student - teacher)|^2 / (H W)^2
         w(f) = (f / f_1)^beta up to a factor,   f_1 = 1 / min(H, W),   mean over the full plane's modes = 1
@@ -111,7 +111,7 @@ def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balan
         student, teacher: maps of one shape (B, C, H, W), a connector applied before. The teacher gets no gradient.
         alpha: the teacher's measured exponent. balance: "mode" or "octave".
     Returns:
-        In units of maps squared, averaged over all elements.
+        A scalar, in units of maps squared, averaged over all elements.
     Raises:
         ValueError: shapes that differ, unknown balance, alpha beyond all measure. TypeError: not real floating.
     """

@@ -48,7 +48,19 @@ def collected(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Te
 
 
 def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-    """What modules return for images, by path; in eval mode, without a gradient, on the network's device."""
+    """What modules return for images, by path; in eval mode, without a gradient, on the network's device.
+
+    Args:
+        network: with parameters, which say its device. images: (B, C, H, W), normalised. paths: dotted, of modules that
+            return one tensor.
+
+    Returns:
+        each module's output, such as maps (B, C, H, W); of several calls the last.
+
+    Raises:
+        ValueError: no such path, with the nearest that there are; a compiled network, a module that is not called, an
+            output that is no tensor or was written over.
+    """
     if not paths:
         return {}
     device = next(network.parameters()).device

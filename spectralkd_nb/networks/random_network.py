@@ -13,14 +13,17 @@ SIDE = 3  # taps a side of every kernel
 def draw_kernels(outputs: int, inputs: int, correlation: float = 0.0, shared: float = 0.0) -> Tensor:
     """Gaussian kernels whose taps are alike to a chosen degree, scaled as He et al. 2015 (arXiv 1502.01852) scale them.
 
-    Tap (y, x) and tap (y', x') have correlation c^(|y - y'| + |x - x'|), c = `correlation`; and to all 9 taps of a
-    kernel one Gaussian number of deviation `shared` is added. Either makes the kernel a low pass.
+    Tap (y, x) and tap (y', x') have correlation ``c^(|y - y'| + |x - x'|)``, c = `correlation`; and to all 9 taps of a
+    kernel one Gaussian number of deviation `shared` is added. Either makes the kernel a low pass. Our own construction.
 
     Args:
         outputs, inputs: channels. correlation: -1 < c < 1. shared: 0 or more, relative to the deviation of a tap.
 
     Returns:
         (outputs, inputs, 3, 3), each tap of variance 2 / (9 inputs); drawn from torch's generator.
+
+    Raises:
+        ValueError: a correlation or a deviation out of range.
     """
     if not shared >= 0:
         raise ValueError(f"shared={shared:g} is a deviation; give 0 or more")
@@ -77,6 +80,9 @@ class RandomNetwork(nn.Sequential):
         post_activation: where the skip ends, see `RandomLayer`; then the first layer adds too, if inputs are as many as
             channels.
         seed: of the kernels.
+
+    Raises:
+        ValueError: inputs, width or depth below 1, post_activation without a skip, and what `draw_kernels` refuses.
     """
 
     def __init__(

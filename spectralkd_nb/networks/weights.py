@@ -46,7 +46,7 @@ class NetworkInfo:
     card: Mapping[str, Any] | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of 0..1, of any size, as this network is used to them."""
+        """Floating images (B, 3, H, W) of 0..1, of any size, as this network is used to them; the shape stays."""
         mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.mean, self.std))
         return (images - mean[:, None, None]) / std[:, None, None]
 
@@ -59,7 +59,7 @@ def build(
     seed: int = 0,
     shortcut: str = "projection",
 ) -> nn.Module:
-    """A network by its name, in eval mode if it is trained.
+    """A network by its name, in eval mode if it is trained. ::
 
         teacher = build("wrn-16-2", classes=100, pretrained=True)
         twin = build("wrn-16-2", classes=100)       # as the teacher was before training
@@ -77,8 +77,9 @@ def build(
         the network, with the attribute `info`, a `NetworkInfo`.
 
     Raises:
-        ValueError: no such name, or no such weights; the sentence names the nearest. ConnectionError: torchvision's
-            weights could not be downloaded.
+        ValueError: no such name, or no such weights; the sentence names the nearest. Also an unknown shortcut, and
+            other classes than torchvision's weights have. ConnectionError: torchvision's weights could not be
+            downloaded.
     """
     if name.startswith(TORCHVISION):
         return _torchvision(name, classes, pretrained, seed)
@@ -106,7 +107,7 @@ def shipped_networks(epochs: bool = False) -> list[dict[str, Any]]:
 
 
 def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
-    """A network before its training and after some of its epochs, as far as they are shipped.
+    """A network before its training and after some of its epochs, as far as they are shipped. ::
 
         young = snapshots("resnet20")[1]            # after one epoch
 

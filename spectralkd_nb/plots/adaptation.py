@@ -153,6 +153,8 @@ def meeting(
         mismatches: share of the target that the student cannot match, by epoch. epoch: the one that is shown.
         title: of the layer. power: lowest and highest on the axis of the spectra, so that it stays while a slider
             moves; None for those of these spectra.
+    Raises:
+        ValueError: an epoch without a mismatch.
     """
     if epoch not in mismatches:
         raise ValueError(f"there is no epoch {epoch}; the epochs are {', '.join(map(str, mismatches))}")

@@ -31,6 +31,8 @@ def depth_profile(
         profiles: label to profile, for instance of a network and of its untrained twin; the stages are the first one's.
         laws: of the same labels. Those without are only marks.
         title: of the figure.
+    Raises:
+        ValueError: a law fitted over blocks and not layers.
     """
     laws = laws or {}
     figure = Figure(figsize=(WIDTH, 3.9))
@@ -99,6 +101,9 @@ def profile_gallery(
 
     Args:
         networks: name to profiles by label, the same labels in each. laws: name to the law of its first profile.
+        columns: panels in a row, at most.
+    Raises:
+        ValueError: a law fitted over blocks and not layers.
     """
     columns = min(columns, len(networks))
     rows = -(-len(networks) // columns)
@@ -228,6 +233,8 @@ def depth_summary(
     Args:
         random: title to (measured, predicted) as in `recursion`. trained: label to profile, the trained one first.
         law: of the first.
+    Raises:
+        ValueError: a law fitted over blocks and not layers.
     """
     figure, axes = new_figure(1, len(random) + 1, height=3.8, width_ratios=(*[1] * len(random), 1.5))
     *left, right = axes[0]

@@ -273,7 +273,7 @@ def kernels_by_sigma(
     The dashed line is about the sigma of `nst_loss` where it is given none: the root of the mean squared distance of a
     student's from a teacher's channel. `nst_loss` has one for each image, and this is one for all. The thin line is
     the loss of the "linear" kernel divided by sigma^2, which the loss tends to: to first order
-    exp(-|x - y|^2 / 2 sigma^2) has x.y / sigma^2 in it, and no other part that the discrepancy sees.
+    ``exp(-|x - y|^2 / 2 sigma^2)`` has x.y / sigma^2 in it, and no other part that the discrepancy sees.
 
     Args:
         student, teacher: maps (B, C, H, W); the kernels shown are of the first image, the loss is over all of them.

@@ -200,7 +200,8 @@ def spectra_and_laws(
     """Ring averages on log-log axes, each with the power law fitted to it and its alpha beside the line.
 
     Args:
-        spectra: name to a spectrum with power (rings,). band: of the fits, `default_band` of each if None.
+        spectra: name to a spectrum with power (rings,). band: of the fits, cycles a pixel; `default_band` of each if
+            None. title: of the figure.
     """
     figure, axes = new_figure(1, 1, height=4.0)
     axis, parts = axes[0, 0], []

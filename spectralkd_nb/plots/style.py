@@ -22,7 +22,7 @@ WIDTH = 8.0  # inches, of a figure that fills the page
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure and the sentence that reads it, which is its alternative text too."""
+    """A figure and its caption: the sentence that reads it, which is its alternative text too."""
 
     figure: Figure
     caption: str

@@ -30,7 +30,7 @@ MODULES = (  # of the API, in the order in which they import one another
 EQUATION = re.compile(r"\$\$(?P<formula>(?:(?!\$\$).)+?)\\tag\{(?P<number>\d+)\}\s*\$\$", re.DOTALL)
 MENTION = re.compile(r"\b([Ee]quations?) (\d+)((?:, \d+)*(?:,? and \d+)?)\b(?! of lesson)")
 HINT = re.compile(r"<details><summary>(?P<title>.*?)</summary>\s*(?P<text>.*?)\s*</details>", re.DOTALL)
-REFERENCE = re.compile(r"^[-*] (?P<authors>[^*\n]*?) \((?P<year>\d{4})\), (?=\*)", re.MULTILINE)
+REFERENCE = re.compile(r"(?P<before>^- |; )(?P<authors>[A-Z][^*;()\n]*?) \((?P<year>\d{4})\), (?=\*)", re.MULTILINE)
 NEW_WORDS = re.compile(r"^New words: .*?\.(?= |$)", re.MULTILINE)
 GLOSSARY_LINE = re.compile(r"^- \*\*(?P<word>.+?)\*\*: (?P<meaning>.+)$", re.MULTILINE)
 BAR = re.compile(r"\d+%\|")  # tqdm's, which without a kernel stands still
@@ -74,8 +74,8 @@ def references(text: str) -> dict[tuple[str, str], str]:
 
 def citation(surname: str, year: str) -> re.Pattern:
     """How a text names a work: "Huang & Wang (2017)", "Huang & Wang's (2017)", "Kass & Raftery 1995"."""
-    others = r"(?:(?:, | & |, & )[A-Z][\w-]+)*(?: and others| et al\.)?(?:'s)?"
-    return re.compile(rf"\b{re.escape(surname)}{others},? (?:\({year}\b\)?|{year}\b)(?:\))?")
+    others = r"(?:(?:,\s| &\s|, &\s)[A-Z][\w-]+)*(?:\sand\sothers|\set\sal\.)?(?:'s)?"
+    return re.compile(rf"\b{re.escape(surname)}{others},?\s(?:\({year}\b\)?|{year}\b)(?:\))?")
 
 
 def citation_links(text: str, works: dict[tuple[str, str], str], lesson: str) -> str:
@@ -96,7 +96,7 @@ def reference_places(text: str, works: dict[tuple[str, str], str], lesson: str) 
 
     def placed(match: re.Match) -> str:
         place = works[surnames(match["authors"])[0], match["year"]]
-        return f"- [{match['authors']} ({match['year']})]{{#{lesson}-{place}}}, "
+        return f"{match['before']}[{match['authors']} ({match['year']})]{{#{lesson}-{place}}}, "
 
     return REFERENCE.sub(placed, text)
 

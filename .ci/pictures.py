@@ -37,7 +37,9 @@ def layers() -> bytes:
     for path in LAYERS:
         maps = activation_maps(network, images[place : place + 1], path)[0]
         drawn = plots.layer(maps, spectra.exponent(path), f"{NETWORK}, {spectra.layer(path).label}, {PHOTOGRAPH}")
-        frames.append(Image.open(io.BytesIO(drawn.png())).convert("RGB").quantize(64, kmeans=1, dither=Image.Dither.NONE))
+        frames.append(
+            Image.open(io.BytesIO(drawn.png())).convert("RGB").quantize(64, kmeans=1, dither=Image.Dither.NONE)
+        )
         plt.close(drawn.figure)
     file = io.BytesIO()
     first, *rest = frames

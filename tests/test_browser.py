@@ -22,9 +22,7 @@ import http.client
 import importlib.util
 import os
 import re
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,38 +30,29 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbformat
 import numpy as np
 import pytest
+from browsers import cannot_be_tested, free_port
 from PIL import Image
 
 try:
     from playwright.sync_api import TimeoutError as GaveUp
-    from playwright.sync_api import sync_playwright
-except ImportError:
-    sync_playwright = None
+except ImportError:  # the fixture `browser` says so
+    GaveUp = TimeoutError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (1400, 800)  # of the window: a laptop's, and half of one
 HEIGHT = 1000
 STARTING, RUNNING, DRAWING = 60, 180, 60  # seconds before giving up; how long it took is printed, never asserted
 
 # What the browser may complain of: a pattern, and why it is no fault of a lesson.
 ALLOWED_IN_CONSOLE: dict[str, str] = {}
-
-QUIET = (  # as root, which containers run as, Chromium needs the first; the others keep it from calling home
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 # Run in the kernel before the lesson. Left alone, sliders draw neighbours while nobody moves, and then nobody could
 # tell a picture that was drawn for a move from one that lay ready.
@@ -150,26 +139,6 @@ window.lesson = {
 # --- a lesson in a browser -----------------------------------------------------------------------
 
 
-def cannot_be_tested(reason: str) -> NoReturn:
-    """A skip where a person can read why, a failure where a machine would count it as passed."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason} CI is set, so this is a failure and not a skip.", pytrace=False)
-    pytest.skip(reason)
-
-
-def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if found is None:
-        cannot_be_tested(f"There is no browser: none of {', '.join(CHROMIUMS)} is installed, and CHROMIUM names none.")
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def answers(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
@@ -241,17 +210,6 @@ def copy_without_outputs(path: Path, copy: Path) -> None:
             cell.outputs, cell.execution_count = [], None
     copy.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, copy)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if sync_playwright is None:
-        cannot_be_tested("Playwright is not installed; it is in the extra `test`.")
-    program = chromium()
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=list(QUIET))
-        yield opened
-        opened.close()
 
 
 @dataclass

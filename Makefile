@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 LAB_OPTIONS ?=
+PROCESSES ?= 2
 
 # Measured on Linux, where torch brings CUDA. README.md says the same; a test compares them.
 DOWNLOAD := 3.2 GB
@@ -33,10 +34,13 @@ help: ## list these commands
 	@echo "VENV=.venv          another folder for the virtual environment"
 	@echo "TORCH_INDEX=        address of another package index for torch and torchvision, for example with CPU builds"
 	@echo "LAB_OPTIONS=        options of jupyter lab, for example --no-browser"
+	@echo "PROCESSES=2         how many share the tests of make test"
 
 lab: $(INSTALLED) ## open the course in JupyterLab
 	$(BIN)/jupyter-lab $(LAB_OPTIONS) notebooks
 
+# One thread for each process: two of them with two threads each are several times slower on two cores.
+test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED) $(RAY) $(BOOK) ## run every check: lint, format, unit tests, the notebooks' outputs
 	@ls notebooks/*.ipynb >/dev/null 2>&1 || { echo "notebooks/ holds no notebook, so there is nothing to test."; exit 1; }
 	@echo "--- lint"
@@ -44,7 +48,7 @@ test: $(INSTALLED) $(RAY) $(BOOK) ## run every check: lint, format, unit tests, 
 	@echo "--- format"
 	$(BIN)/ruff format --check .
 	@echo "--- unit tests, and the notebooks run again and their printed outputs compared"
-	$(BIN)/pytest --nbval --nbval-current-env tests notebooks
+	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder --nbval --nbval-current-env tests notebooks
 
 # Nothing of the machine or the moment is kept, so that two runs make the same file: no widget state, no timings, no
 # version of Python, and what a cell prints in one piece.

@@ -12,6 +12,7 @@ import importlib
 import re
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +69,8 @@ def references(text: str) -> dict[tuple[str, str], str]:
     found = {}
     for match in REFERENCE.finditer(text):
         first = surnames(match["authors"])[0]
-        found[first, match["year"]] = f"{first}-{match['year']}".lower()
+        plain = unicodedata.normalize("NFKD", first).encode("ascii", "ignore").decode()
+        found[first, match["year"]] = f"{plain}-{match['year']}".lower()
     return found
 
 

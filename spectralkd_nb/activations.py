@@ -11,7 +11,6 @@ number of images.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections import Counter
@@ -24,10 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from spectralkd_nb.names import nearest
 from spectralkd_nb.networks import Layer, list_layers
-from spectralkd_nb.networks.layers import SMALLEST_SIDE, UNKNOWN, left_alone, tensors_in
+from spectralkd_nb.networks.features import device_of
+from spectralkd_nb.networks.layers import UNKNOWN, left_alone, tensors_in
 from spectralkd_nb.spectra import (
     EDGES,
+    SMALLEST_SIDE,
     PowerLawFit,
     RadialSpectrum,
     SpectralExponent,
@@ -45,7 +47,6 @@ GROUPS = ("blocks", "convolutions", "relus")
 IMAGE = "image"  # the name under which the network's input is measured
 KEPT = 2048  # images whose own ring powers are kept for the bootstrap
 PART = 2**20  # numbers reduced at a time on a CPU, 4 MB
-NAMED = 3  # names that an error proposes
 PROBE = "spectrum_of_node_"  # modules that are put into a traced network, one at each node
 
 
@@ -739,7 +740,7 @@ _GROUP_RULES: dict[str, Callable[[nn.Module], set[str]]] = {
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(dict.fromkeys(names)), n=NAMED, cutoff=0.4)
+    near = nearest(name, names)
     return f"did you mean {', '.join(near)}?" if near else "list_layers(model, shape) shows the names"
 
 
@@ -756,9 +757,8 @@ def _observed(
     idle = [name for name in names if name in dict(model.named_modules())]
     if idle:
         raise ValueError(f"the network does not call {idle[0]!r} for such images, or it returns no floating tensor")
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     try:
-        with left_alone(model, device):
+        with left_alone(model, device_of(model)):
             traced, nodes = _traced(model)
     except Exception as error:  # torch.fx and a network's own code each have theirs
         raise ValueError(

@@ -217,7 +217,7 @@ class AdaptedTeacher(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        paths = _checked_paths(teacher, replace)
+        paths = checked_paths(teacher, replace)
         if not len(images):
             raise ValueError("there are no images to fit the modules to; give some hundreds")
         # In one layout, whatever the teacher's: what a run begins with must not depend on who used the teacher before.
@@ -276,7 +276,8 @@ class AdaptedTeacher(nn.Module):
         return f"{type(self.network).__name__} {self.frozen_fingerprint} with {', '.join(parts)}, {made}"
 
 
-def _checked_paths(teacher: nn.Module, replace: Sequence[str]) -> tuple[str, ...]:
+def checked_paths(teacher: nn.Module, replace: Sequence[str]) -> tuple[str, ...]:
+    """The paths of blocks to replace; refuses what the teacher does not have, and what is named twice."""
     if isinstance(replace, str):
         raise ValueError(f"replace={replace!r} is a word; give a list of dotted paths, [{replace!r}]")
     paths = tuple(replace)

@@ -283,13 +283,20 @@ def measure_exponents(pictures: Mapping[str, Picture] | Iterable[Picture]) -> li
     `spectra`.
 
     Raises:
-        ValueError: a picture under 16 pixels a side, which has too few rings.
+        ValueError: a picture under 16 pixels a side, which has too few rings; the sentence names it.
     """
     pictures = pictures.values() if isinstance(pictures, Mapping) else pictures
     return [_exponents_of(picture) for picture in pictures]
 
 
 def _exponents_of(picture: Picture) -> dict[str, Any]:
+    try:
+        return _row_of(picture)
+    except ValueError as error:
+        raise ValueError(f"{picture.name}: {error}") from None
+
+
+def _row_of(picture: Picture) -> dict[str, Any]:
     def alpha(grey: Tensor, band: tuple[float, float] | None = None) -> float:
         return float(fit_power_law(radial_spectrum(grey), band).alpha)
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from spectralkd_nb.distillation.progress import Progress, describe_progress, in_words
-from spectralkd_nb.experiments.grid import GridProgress
 from spectralkd_nb.experiments.plan import planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.progress import describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import FINISHED, state_of
+from spectralkd_nb.experiments.work import GridProgress
 from spectralkd_nb.pictures import Picture, read_picture
 from spectralkd_nb.plots import CaptionedFigure, training_curves
 

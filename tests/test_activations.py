@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_layers import as_map, outputs_of, small_convnext, small_maxvit, small_swin, small_vit
+from test_layers import as_map, has_maps, outputs_of, small_convnext, small_maxvit, small_swin, small_vit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -107,7 +107,7 @@ def test_every_layer_of_torchvisions_families(make, size):
     images = noise(2, 3, size, size)
     result = measured(model, images)
     assert [layer.path for layer in result.layers[:1]] == [IMAGE]
-    wanted = {layer.path: layer for layer in list_layers(model, (3, size, size)) if layer.spatial}
+    wanted = {layer.path: layer for layer in list_layers(model, (3, size, size)) if has_maps(layer)}
     assert [layer.path for layer in result.layers[1:]] == list(wanted)
     assert len(wanted) > 15
     for path, output in outputs_of(model, images, wanted).items():

@@ -110,18 +110,44 @@ def smallest_gap(spectra: ActivationSpectra) -> str:
     [
         (lambda: course.check_band_exponents([2.6, 2.2]), "3 exponents are asked for"),
         (lambda: course.check_band_exponents([2.6, 2.6, 2.6]), "is not what the band from"),
+        (lambda: course.check_band_exponents([2.6, "2.2", 2.6]), "is no list of exponents"),
+        (lambda: course.check_band_exponents(1.9), "is no list of exponents"),
+        (lambda: course.check_phase_noise([1]), "the cat has (300, 451) pixels, and this has (1,)"),
+        (lambda: course.check_phase_noise("cat"), "a tensor of numbers is asked for"),
+        (lambda: course.check_phase_noise(torch.ones(300, 451, dtype=torch.complex64)), "a tensor of numbers"),
+        (lambda: course.check_phase_noise(torch.full((300, 451), math.nan)), "its numbers have to be finite"),
+        (lambda: course.check_phase_noise(np.ones((300, 451), dtype=int)), "its power is not the cat's"),
         (lambda: course.check_phase_noise(torch.zeros(8, 8)), "the cat has"),
         (lambda: course.check_phase_noise(torch.rand(300, 451)), "its power is not the cat's"),
         (lambda: course.check_phase_noise(pictures.photographs()["chelsea"].grey()), "still looks like the cat"),
         (lambda: course.check_leaf_density(3.4), "and 2.4 is wanted"),
+        (lambda: course.check_leaf_density("3"), "'3' is no exponent between -20 and 20"),
+        (lambda: course.check_leaf_density(21), "21 is no exponent between -20 and 20"),
+        (lambda: course.check_leaf_density(-20), "and 2.4 is wanted"),
         (lambda: course.check_relu_loss(3.0), "and another loses more"),
+        (lambda: course.check_relu_loss("1.5"), "'1.5' is no exponent between 0 and 3"),
+        (lambda: course.check_relu_loss(4), "4 is no exponent between 0 and 3"),
         (lambda: course.check_steep_kernel(torch.eye(3)), "it takes alpha from 2 to"),
+        (lambda: course.check_steep_kernel([[1, 0, 0], [0, 1, 0], [0, 0, 1]]), "it takes alpha from 2 to"),
+        (lambda: course.check_steep_kernel("3 x 3"), "a tensor of 3 x 3 numbers is asked for"),
+        (lambda: course.check_steep_kernel(torch.full((3, 3), math.nan)), "its numbers have to be finite"),
         (lambda: course.check_steep_kernel(torch.zeros(3, 3)), "lets nothing pass"),
         (lambda: course.check_steep_kernel(torch.ones(2, 2)), "and 3 x 3 is wanted"),
         (lambda: course.check_average_gap("conv", measured()), "is no convolution of this network"),
         (lambda: course.check_average_gap(smallest_gap(measured()), measured()), "those of another by more"),
         (lambda: course.check_steps(30 * 43, open_dataset("photographs")), "does the last, smaller batch count?"),
+        (lambda: course.check_steps(torch.tensor([1, 2]), open_dataset("photographs")), "is no whole number"),
         (lambda: course.check_confidence_step(lambda *_: 1), "a step returns a pair"),
+        (lambda: course.check_confidence_step(lambda student: student), "it ends with TypeError"),
+        (lambda: course.check_confidence_step(lambda student, *_: (student(0), {1: 2})), "'cross-entropy' among 1"),
+        (
+            lambda: course.check_confidence_step(lambda student, *_: (student(0), {"cross-entropy": 1.5})),
+            "the term 'cross-entropy' is no finite number in a tensor",
+        ),
+        (
+            lambda: course.check_confidence_step(lambda student, *_: (student(0), {"cross-entropy": student(0)})),
+            "the term 'cross-entropy' is no finite number in a tensor",
+        ),
         (
             lambda: course.check_confidence_step(lambda student, *_: (student(0), {})),
             "no term 'cross-entropy' among none",
@@ -132,6 +158,31 @@ def smallest_gap(spectra: ActivationSpectra) -> str:
 def test_wrong_answers_are_told_why(verdict, why):
     assert not verdict().solved
     assert why in repr(verdict())
+
+
+def beside_the_answer(check: str) -> tuple[object, ...]:
+    """What a lesson gives a check beside the answer."""
+    teacher, images = build("vgg8x0.0625", 4), torch.zeros(4, 3, 32, 32)
+    return {
+        "check_average_gap": lambda: (measured(),),
+        "check_equal_octaves": pair,
+        "check_representatives": lambda: (torch.eye(6).view(1, 6, 2, 3),),
+        "check_equal_doubt": two_teachers,
+        "check_winners_luck": lambda: (SPOT,),
+        "check_best_students": lambda: (mixed_target(), 3),
+        "check_smaller_module": lambda: (teacher, "layer3", images),
+        "check_seeds_an_hour": lambda: (pd.DataFrame({"method": ["a", "b"], "seconds": [30.0, 70.0]}),),
+        "check_steps": lambda: (open_dataset("photographs"),),
+    }.get(check, tuple)()
+
+
+@pytest.mark.parametrize("answer", ["x", [1], object(), torch.zeros(2)], ids=lambda answer: type(answer).__name__)
+@pytest.mark.parametrize("check", [name for name in course.__all__ if name.startswith("check_")])
+def test_an_answer_of_a_wrong_kind_is_not_yet_right_and_no_error(check, answer):
+    verdict = getattr(course, check)(answer, *beside_the_answer(check))
+    assert isinstance(verdict, course.Verdict)
+    assert not verdict.solved
+    assert ", not yet: " in verdict.text
 
 
 # --- lesson 3 -----------------------------------------------------------------------------------
@@ -158,7 +209,7 @@ def test_no_answer_at_all_leaves_an_exercise_of_lesson_3_open(check):
     assert " is open: replace None by " in check(None).text
 
 
-@pytest.mark.parametrize("answer", [*NO_NUMBERS, 1, -1, 1.5, 13, 10**400, True], ids=kind_of)
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 1, -1, 1.5, 13, 10**400, True, False], ids=kind_of)
 def test_what_is_no_correlation_is_told_so(answer):
     said = refused(course.check_still_point(answer), "3.1")
     assert said.endswith(f"{answer!r} is no correlation; it lies between 0 and 0.5.")
@@ -166,8 +217,8 @@ def test_what_is_no_correlation_is_told_so(answer):
 
 @pytest.mark.parametrize(
     ("answer", "way"),
-    [(0, "falls"), (False, "falls"), (0.1, "falls"), (np.float64(0.1), "falls"), (0.2, "rises"), (0.5, "rises"),
-     (1 - 1e-12, "rises"), (1 - 2**-53, "rises"), (5e-324, "falls")],
+    [(0, "falls"), (0.1, "falls"), (np.float64(0.1), "falls"), (torch.tensor(0.1), "falls"), (0.2, "rises"),
+     (0.5, "rises"), (1 - 1e-12, "rises"), (1 - 2**-53, "rises"), (5e-324, "falls")],
 )  # fmt: skip
 def test_a_correlation_at_which_alpha_moves_is_told_where_to(answer, way):
     said = refused(course.check_still_point(answer), "3.1")
@@ -186,7 +237,7 @@ def test_alpha_stays_at_a_single_correlation_between_0_and_a_half():
     assert re.search(r"alpha is 1\.00 at first and \d\.\d\d after 12", course.check_still_point(solved[0]).text)
 
 
-@pytest.mark.parametrize("answer", [*NO_NUMBERS, 9.0, 8.5], ids=kind_of)
+@pytest.mark.parametrize("answer", [*NO_NUMBERS, 8.5], ids=kind_of)
 def test_what_is_no_whole_number_of_layers_is_told_so(answer):
     assert refused(course.check_halved(answer), "3.2").endswith(f"{answer!r} is no whole number.")
 
@@ -203,6 +254,8 @@ def test_one_number_of_layers_is_right_and_of_the_others_alpha_is_told():
         said = refused(verdicts[layers], "3.2")
         alpha = float(re.search(r"below 1\.30; it is (\d\.\d\d) there\.$", said)[1])
         assert (alpha >= 1.3) == (layers < right)
+    for answer in (float(right), np.int64(right), torch.tensor(right), torch.tensor(float(right))):
+        assert course.check_halved(answer).text == verdicts[right].text
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -311,6 +364,12 @@ def test_what_is_no_number_of_seeds_is_told_so(answer):
     assert refused(course.check_planned_seeds(answer), "4.3").endswith(f"{answer!r} is no whole number.")
 
 
+def test_the_number_of_seeds_may_be_a_float_or_a_tensor():
+    (right,) = [seeds for seeds in range(1, 100) if course.check_planned_seeds(seeds).solved]
+    for answer in (float(right), np.int64(right), torch.tensor(right)):
+        assert course.check_planned_seeds(answer).solved
+
+
 @pytest.mark.parametrize(("answer", "why"), [(1, "1 are too few"), (10**6, "1000000 are too many")])
 def test_too_few_or_too_many_seeds_are_told_so(answer, why):
     assert why in refused(course.check_planned_seeds(answer), "4.3")
@@ -416,11 +475,11 @@ def test_style_may_be_written_in_any_way(loss):
     ("channels", "why"),
     [
         (7, "is no list of channels"),
-        ("abcd", "is no list of channels"),
+        ("abcd", "four different channels of 0 to 5"),
         ([0, 1, 2, 3.5], "four different channels of 0 to 5"),
         ([0, 1, 2, 3, 4], "four different channels of 0 to 5"),
         ([0, 1, 2, math.inf], "four different channels of 0 to 5"),
-        ([0, 1, 2, 10**400], "is no list of channels"),
+        ([0, 1, 2, 10**400], "four different channels of 0 to 5"),
         ([0, 1, 2], "four different channels of 0 to 5"),
         ([0, 1, 2, 2], "four different channels of 0 to 5"),
         ([0, 1, 2, 6], "four different channels of 0 to 5"),

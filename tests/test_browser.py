@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+STORE = NOTEBOOKS[0].parent / "runs"
 WIDTHS = (1400, 800)  # of the window: a laptop's, and half of one
 HEIGHT = 1000
 STARTING, RUNNING, DRAWING = 60, 180, 60  # seconds before giving up; how long it took is printed, never asserted
@@ -165,13 +167,23 @@ def stop(server: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def lessons_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("jupyterlab") / "lessons"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jupyterlab(lessons_folder: Path) -> Iterator[str]:
     """The address of a JupyterLab over copies of the notebooks; it neither reads nor writes the person's settings."""
     if importlib.util.find_spec("jupyterlab") is None:
         cannot_be_tested("There is no JupyterLab; install the extra `lab`.")
-    folder = tmp_path_factory.mktemp("jupyterlab")
+    folder = lessons_folder.parent
     for path in NOTEBOOKS:
-        copy_without_outputs(path, folder / "lessons" / path.name)
+        copy_without_outputs(path, lessons_folder / path.name)
+    with contextlib.suppress(OSError):  # what the lessons have trained here before; without links they train again
+        (lessons_folder / "runs").symlink_to(STORE, target_is_directory=True)
+        STORE.mkdir(exist_ok=True)
     kept = {
         name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
     }
@@ -183,7 +195,7 @@ def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
         *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
         *("--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True"),
-        *(f"--ServerApp.root_dir={folder / 'lessons'}", f"--LabApp.workspaces_dir={folder / 'workspaces'}"),
+        *(f"--ServerApp.root_dir={lessons_folder}", f"--LabApp.workspaces_dir={folder / 'workspaces'}"),
         *("--LabApp.extension_manager=readonly",),  # the other one asks PyPI
     ]
     log = folder / "log"
@@ -223,28 +235,39 @@ class Lesson:
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def lesson(request: pytest.FixtureRequest, browser: Browser, jupyterlab: str) -> Iterator[Lesson]:
-    page = browser.new_page(viewport={"width": WIDTHS[0], "height": HEIGHT})
-    opened = Lesson(request.param.stem, page)
-    page.on("console", lambda message: message.type == "error" and opened.complaints.append(message.text))
-    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    page.add_init_script(IN_THE_PAGE)
-    page.goto(f"{jupyterlab}/lab/tree/{request.param.name}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=STARTING * 1000)
-    page.wait_for_function("lesson.idle()", timeout=STARTING * 1000)
-    page.evaluate("jupyterapp.shell.collapseLeft()")  # the list of files, which would take a third of the narrow window
+    opened = open_notebook(browser, f"{jupyterlab}/lab/tree/{request.param.name}?reset")
+    page = opened.page
     assert page.evaluate("code => lesson.execute(code)", NOTHING_AHEAD) == ""
     started = time.monotonic()
-    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
-    try:
-        page.wait_for_function("lesson.ran()", timeout=RUNNING * 1000)
-    except GaveUp:
-        waiting = page.evaluate("lesson.codeCells().findIndex(cell => !cell.executionCount) + 1")
-        pytest.fail(f"{opened.name}: after {RUNNING} s code cell {waiting} has not run", pytrace=False)
+    run_all_cells(opened)
     print(f"\n{opened.name}: all cells ran in {time.monotonic() - started:.0f} s")
     if folder := os.environ.get("SCREENSHOTS"):
         take_screenshots(opened, Path(folder))
     yield opened
     page.close()
+
+
+def open_notebook(browser: Browser, address: str) -> Lesson:
+    """A notebook in a window of its own, with a kernel that waits."""
+    page = browser.new_page(viewport={"width": WIDTHS[0], "height": HEIGHT})
+    opened = Lesson(Path(urlsplit(address).path).stem, page)
+    page.on("console", lambda message: message.type == "error" and opened.complaints.append(message.text))
+    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    page.add_init_script(IN_THE_PAGE)
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=STARTING * 1000)
+    page.wait_for_function("lesson.idle()", timeout=STARTING * 1000)
+    page.evaluate("jupyterapp.shell.collapseLeft()")  # the list of files, which would take a third of the narrow window
+    return opened
+
+
+def run_all_cells(opened: Lesson) -> None:
+    opened.page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    try:
+        opened.page.wait_for_function("lesson.ran()", timeout=RUNNING * 1000)
+    except GaveUp:
+        waiting = opened.page.evaluate("lesson.codeCells().findIndex(cell => !cell.executionCount) + 1")
+        pytest.fail(f"{opened.name}: after {RUNNING} s code cell {waiting} has not run", pytrace=False)
 
 
 def take_screenshots(lesson: Lesson, folder: Path) -> None:
@@ -424,6 +447,36 @@ def upload(page: Page, name: str, path: Path) -> dict[str, Any]:
     return page.evaluate("name => lesson.shown(name)", name)
 
 
+# A key for each kind of control of a form, after which it has another value.
+KEYS = {"select": ("ArrowDown",), "select[multiple]": ("Home",), "input": ("End", "x", "Enter")}
+
+
+def test_every_control_of_a_form_is_changed_by_keyboard(lesson: Lesson) -> None:
+    page = lesson.page
+    for form in page.locator(".jp-Notebook [class*='sk-form-status']").all():
+        for name in page.evaluate("lesson.named(/^sk-form-(.+)$/)"):
+            control = page.locator(f".sk-form-{name} :is(select, input)")
+            if name == "status" or control.count() == 0:
+                continue
+            kind = control.evaluate(
+                "element => element.tagName === 'INPUT' ? 'input' : element.multiple ? 'select[multiple]' : 'select'"
+            )
+            value = "element => element.multiple ? [...element.selectedOptions].map(o => o.text).join() : element.value"
+            before, told = control.evaluate(value), form.text_content()
+            # A menu that stands at its last value goes up.
+            at_end = kind == "select" and control.evaluate("menu => menu.selectedIndex === menu.options.length - 1")
+            control.focus()
+            for key in ("ArrowUp",) if at_end else KEYS[kind]:
+                page.keyboard.press(key)
+            page.wait_for_function(
+                f"([name, before]) => (({value})(document.querySelector(`.sk-form-${{name}}`)"
+                ".querySelector('select, input'))) !== before",
+                arg=[name, before],
+                timeout=DRAWING * 1000,
+            )
+            assert form.text_content(), f"{name}: the line below says nothing; before it was {told!r}"
+
+
 def test_every_training_was_shown_to_its_end(lesson: Lesson) -> None:
     page = lesson.page
     for shown in page.locator("[class*='sk-training-status']").all():
@@ -436,3 +489,48 @@ def test_every_training_was_shown_to_its_end(lesson: Lesson) -> None:
 def test_the_browser_has_nothing_to_complain_of(lesson: Lesson) -> None:
     unknown = [text for text in lesson.complaints if not any(re.search(known, text) for known in ALLOWED_IN_CONSOLE)]
     assert unknown == []
+
+
+# --- a training that is stopped ------------------------------------------------------------------
+
+TRAINING = (
+    "from spectralkd_nb import course\nfrom spectralkd_nb.datasets import open_dataset\n"
+    "from spectralkd_nb.distillation import Recipe\nlesson = course.start()",
+    "run = lesson.train('vgg8x0.0625', open_dataset('photographs'), Recipe.quick(epochs=25), folder='stopped')",
+)
+EPOCH = "() => Number(document.querySelector('.sk-training-status')?.textContent.match(/epoch (\\d+) of/)?.[1] ?? 0)"
+
+
+def test_the_stop_button_ends_a_training_and_the_same_cell_goes_on(
+    browser: Browser, jupyterlab: str, lessons_folder: Path
+) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code) for code in TRAINING],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, lessons_folder / "training.ipynb")
+    opened = open_notebook(browser, f"{jupyterlab}/lab/tree/training.ipynb?reset")
+    page = opened.page
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(f"({EPOCH})() >= 4", timeout=RUNNING * 1000)
+    page.locator("[data-jp-item-name='interrupt'] :is(jp-button, button)").first.press("Enter")
+    page.wait_for_function("lesson.errors().length > 0 && lesson.idle()", timeout=STARTING * 1000)
+    (said,) = page.evaluate("lesson.errors()")
+    stopped = re.fullmatch(
+        r"KeyboardInterrupt: the run was stopped in epoch (\d+); the same call goes on from here", said
+    )
+    assert stopped, said
+
+    page.evaluate(  # and write down the first epoch that is shown again
+        f"""() => {{
+            window.first = 0;
+            const look = () => {{ window.first = window.first || ({EPOCH})(); requestAnimationFrame(look); }};
+            jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(look);
+        }}"""
+    )
+    run_all_cells(opened)
+    assert page.evaluate("lesson.errors()") == []
+    assert page.evaluate("window.first") >= int(stopped[1]), "it began anew"
+    assert ", finished." in page.locator(".sk-training-status").last.text_content()
+    assert opened.complaints == []
+    page.close()

@@ -8,6 +8,7 @@ import pickle
 import re
 import tarfile
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ from torchvision import datasets
 from spectralkd_nb.datasets import cifar
 from spectralkd_nb.datasets.cifar import read_cifar
 from spectralkd_nb.datasets.labelled import as_images, order_free_hash
+from spectralkd_nb.storage import locked
 
 TRAIN, TEST = cifar._TASKS[10].parquet
 COUNTS = {"train": 30, "test": 20}
@@ -268,6 +270,59 @@ def test_the_next_call_goes_on_too(tmp_path, hub):
     assert_is_made_up(read(tmp_path))
     assert hub.sent(TRAIN) == len(hub.files[TRAIN]) - 9000
     assert not (tmp_path / f"{TRAIN}.part").exists()
+
+
+def both_at_once(folder: Path, monkeypatch) -> tuple[list, list[threading.Thread]]:
+    """What two lessons read that are started together, and who of them fetched."""
+    download, fetched, read_by = cifar._download_any, [], []
+
+    def slowly(*arguments) -> None:
+        fetched.append(threading.current_thread())
+        time.sleep(0.5)  # the other one has looked into the folder by then, and seen nothing
+        download(*arguments)
+
+    monkeypatch.setattr(cifar, "_download_any", slowly)
+    lessons = [threading.Thread(target=lambda: read_by.append(read(folder))) for _ in range(2)]
+    for lesson in lessons:
+        lesson.start()
+    for lesson in lessons:
+        lesson.join()
+    return read_by, fetched
+
+
+def test_of_two_lessons_that_are_started_together_one_fetches(tmp_path, hub, monkeypatch):
+    hub.files = hub_files()
+    read_by, fetched = both_at_once(tmp_path, monkeypatch)
+    assert len(fetched) == 1
+    assert len(read_by) == 2
+    for data in read_by:
+        assert_is_made_up(data)
+    assert [path for path, *_ in hub.asked] == [TRAIN, TEST]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar10.npz", "plain_text"]
+
+
+def test_who_waits_for_another_lesson_is_told_so(tmp_path, hub, capsys):
+    hub.files = hub_files()
+    with locked(tmp_path / ".cifar10.lock"):
+        lesson = threading.Thread(target=lambda: read_cifar(10, tmp_path))
+        lesson.start()
+        said = ""
+        while lesson.is_alive() and not said:
+            said = capsys.readouterr().out
+        assert said == f"another lesson is fetching CIFAR-10 into {tmp_path}; this one waits for it\n"
+        assert hub.asked == []
+    lesson.join()
+    assert (tmp_path / "cifar10.npz").exists()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_file_system_without_locks_has_the_data_all_the_same(tmp_path, hub, monkeypatch):
+    def none_here(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", none_here)
+    hub.files = hub_files()
+    assert_is_made_up(read(tmp_path))
 
 
 def test_a_server_that_knows_no_ranges_is_asked_for_all_of_it(tmp_path, hub):

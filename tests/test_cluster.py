@@ -26,9 +26,10 @@ from threads import one_thread as one_thread  # a fixture
 from spectralkd_nb.__main__ import main
 from spectralkd_nb.experiments import Plan, grid_results, planned_runs, run_grid
 from spectralkd_nb.experiments import cluster as on_ray
-from spectralkd_nb.experiments.grid import GridProgress, run_plans
+from spectralkd_nb.experiments.grid import run_plans
 from spectralkd_nb.experiments.plan import planned_teachers
 from spectralkd_nb.experiments.records import failure_file
+from spectralkd_nb.experiments.work import GridProgress
 
 Grid = dict[str, Any]
 
@@ -140,14 +141,14 @@ def test_two_workers_do_a_grid_as_one_process_does(ray, grid, done, tmp_path, in
 @pytest.mark.usefixtures("ray")
 def test_what_is_finished_is_not_done_again_and_a_failure_is_its_runs_alone(grid, done, tmp_path, noted):
     store, alone = tmp_path / "store", tmp_path / "alone"
-    lost = {"cross-entropy": 1.0, "hint": {"weight": 1.0, "layers": ["layer9"]}}
+    lost = {"cross-entropy": 1.0, "hint": {"weight": 1.0, "layers": [["layer3", "layer1"]]}}
     grid = grid | {"methods": {"alone": grid["methods"]["alone"], "lost": lost}}
     plans, (teacher,) = planned_runs(grid), planned_teachers(grid)
     for folder in (teacher.folder, plans[0].folder):
         shutil.copytree(done / folder, store / folder)
     table = run_grid(grid, store, workers="ray")
     assert table.state.tolist() == ["finished", "failed"] * 2
-    assert table.reason[1].startswith("ValueError: the network has no layer 'layer9'")
+    assert table.reason[1].startswith("ValueError: student (2, 16, 4, 4), teacher (2, 8, 16, 16): ")
     assert {note.name for note in noted.iterdir()} == {plan.folder for plan in plans[1:]}
     assert_equal(outcomes(store)[plans[2].folder], outcomes(done)[plans[2].folder])
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from spectralkd_nb import data_path
-from spectralkd_nb.__main__ import command_of, main, recipe_of
+from spectralkd_nb.__main__ import COMMANDS, command_of, main, recipe_of
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.distillation import Recipe, Run, evaluate, read_run, train
 from spectralkd_nb.distillation.history import epoch_profiles
@@ -47,6 +47,47 @@ def test_a_wrong_folder_is_one_sentence_and_no_traceback(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "there is no folder" in done.stderr
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_picture_that_is_too_small_is_named_and_the_old_table_stays(tmp_path, capsys):
+    Image.fromarray(np.arange(144, dtype="uint8").reshape(12, 12)).save(tmp_path / "stamp.png")
+    (tmp_path / "out.csv").write_text("old")
+    with pytest.raises(SystemExit):
+        main(["exponents", str(tmp_path), str(tmp_path / "out.csv")])
+    assert capsys.readouterr().err.startswith("python -m spectralkd_nb: stamp: ")
+    assert (tmp_path / "out.csv").read_text() == "old"
+
+
+@pytest.mark.parametrize("out", ["taken", "file/out.csv"])
+@pytest.mark.parametrize(
+    ("work", "command"),
+    [
+        ("measure_exponents", ["exponents", ".", "OUT"]),
+        ("write_simulations", ["simulate-depth", "OUT"]),
+        ("epoch_profiles", ["epoch-profiles", "OUT", "nowhere", "--data", "photographs"]),
+        ("run_grid", ["run", str(data_path("results/distillation_photographs.toml")), "nowhere", "--records", "OUT"]),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, capsys, work, command, out):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(f"spectralkd_nb.__main__.{work}", None)
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / out) if word == "OUT" else word for word in command])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path / out.split("/")[0]) in said
+
+
+def test_every_command_has_a_line_of_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert len(COMMANDS) == 15
+    for add in COMMANDS:
+        name = add.__name__.removeprefix("add_").replace("_", "-")
+        assert re.search(rf"^    {name}\b", said, re.MULTILINE), name
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -114,7 +155,7 @@ def test_networks_are_not_measured_on_other_data(data_file):
 
 def test_the_commands_on_the_cards_say_all_that_was_asked(monkeypatch):
     asked = []
-    monkeypatch.setattr("spectralkd_nb.__main__.train_one", asked.append)
+    monkeypatch.setattr("spectralkd_nb.__main__.do_train", asked.append)
     for file in sorted(data_path("weights").rglob("*.json")):
         command = json.loads(file.read_text())["command"]
         main(shlex.split(command)[3:])
@@ -214,7 +255,7 @@ def test_another_seed_over_what_is_shipped_is_one_sentence_and_leaves_the_old_fi
 
 def test_every_seed_has_a_folder_of_its_own_in_the_command(tmp_path, data_file, monkeypatch):
     asked = []
-    monkeypatch.setattr("spectralkd_nb.__main__.train_one", asked.append)
+    monkeypatch.setattr("spectralkd_nb.__main__.do_train", asked.append)
 
     def command(*options: str) -> str:
         main([*training(tmp_path, data_file), *options])

@@ -341,6 +341,12 @@ def test_the_summary_has_a_row_a_method_in_their_order():
     assert (equal.deviation, equal.lower, equal.upper) == (0.0, 71.0, 71.0)
 
 
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_a_mean_over_seeds_is_of_finite_values(values):
+    with pytest.raises(ValueError, match="takes finite values, one or more"):
+        comparison.over_seeds(values)
+
+
 def test_the_summary_keeps_groups_apart():
     runs = pd.concat([runs_of({"KD": [70.0, 71.0]}, **{c: "other"}) for c in ("student", "teacher", "protocol")])
     assert summary(runs).seeds.tolist() == [2, 2, 2]

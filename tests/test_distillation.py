@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,16 @@ import torch
 from torch import nn
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.distillation import CrossEntropy, Recipe, SoftTargets, TerminalProgress, evaluate, read_run, train
+from spectralkd_nb.distillation import (
+    CrossEntropy,
+    Recipe,
+    SoftTargets,
+    TerminalProgress,
+    evaluate,
+    read_run,
+    records,
+    train,
+)
 from spectralkd_nb.distillation.progress import in_words
 from spectralkd_nb.networks import load_weights
 
@@ -143,6 +153,7 @@ def test_clipping_holds_for_every_trained_parameter_the_connectors_too(data, cli
         epochs=1,
         batch_size=64,
         schedule="step",
+        milestones=(1,),
         learning_rate=1.0,
         momentum=0.0,
         nesterov=False,
@@ -257,9 +268,47 @@ def test_what_is_wrong_is_said_in_a_sentence(data):
         train(Tiny(), data, QUICK, step=SoftTargets())
     with pytest.raises(ValueError, match="no images to train or to test with"):
         train(Tiny(), replace(data, test_images=data.test_images[:0], test_labels=data.test_labels[:0]), QUICK)
-    for wrong in ({"schedule": "cosine"}, {"precision": "half"}, {"epochs": 0}, {"clip_norm": 0.0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Recipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"schedule": "cosine"}, "schedule='cosine' is not known; choose one of ('one-cycle', 'step')"),
+        ({"precision": "half"}, "precision='half' is not known; choose one of ('auto', 'float32', 'bfloat16')"),
+        ({"precision": ["float32"]}, "precision=['float32'] is not known; choose one of"),
+        *(({"epochs": n}, f"epochs={n!r} is not possible; give a whole number from 1 on") for n in (0, 2.5, "3", True)),
+        ({"batch_size": -8}, "batch_size=-8 is not possible; give a whole number from 1 on"),
+        *(
+            ({"learning_rate": rate}, f"learning_rate={rate!r} is not possible; give a positive number")
+            for rate in (-1, 0.0, "0.1", float("nan"), float("inf"), None, [0.1])
+        ),
+        *(({"warm_up": share}, f"warm_up={share} is not possible; give a share of 0 to 1") for share in (1.5, -0.1)),
+        ({"decay": 0}, "decay=0 is not possible; give a positive number"),
+        ({"momentum": 1.0}, "momentum=1.0 is not possible; give a number from 0 to below 1, above 0 with nesterov"),
+        ({"momentum": 0}, "momentum=0 is not possible; give a number from 0 to below 1, above 0 with nesterov"),
+        ({"weight_decay": -5e-4}, "weight_decay=-0.0005 is not possible; give 0 or a positive number"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 is not possible; give a positive number, or None for no limit"),
+        ({"augment": "no"}, "augment='no' is not possible; give True or False"),
+        ({"schedule": "step"}, "milestones=() is not possible; list whole epochs from 1 on, one or more for schedule"),
+        *(
+            ({"milestones": given}, f"milestones={given!r} is not possible; list whole epochs from 1 on")
+            for given in ("12", 3, (0,), (1.5,), None)
+        ),
+    ],
+    ids=repr,
+)
+def test_a_recipe_that_nobody_can_follow_is_refused_in_a_sentence(settings, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        Recipe(**settings)
+
+
+def test_a_recipe_may_warm_up_to_its_end_and_know_milestones_beyond_it(data):
+    run = train(Tiny(), data, replace(QUICK, warm_up=1.0, milestones=[150]))
+    rates = run.curves["learning rate"]
+    assert rates[0] < rates[1] <= 0.05
+    assert Recipe(momentum=0, nesterov=False).momentum == 0
+    for milestones in ([1, 3], np.array([1, 3]), (np.int64(1), 3)):
+        assert Recipe(milestones=milestones).milestones == (1, 3)
 
 
 # --- progress ------------------------------------------------------------------------------------
@@ -301,6 +350,39 @@ def test_the_record_is_one_json_that_reads_back(data, tmp_path):
     assert kept["protocol"]["reported"] == "last epoch"
     assert read_run(tmp_path / "run" / "run.json") == run
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.json", "trained.pt"]
+
+
+def git(folder: Path, *words: str) -> str:
+    somebody = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    done = subprocess.run(["git", *somebody, *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_which_tracks_the_package(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert records.commit(package) is None  # no checkout at all
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "thesis.txt").write_text("somebody else's")
+    git(tmp_path, "add", "thesis.txt")
+    git(tmp_path, "commit", "--quiet", "-m", "mine")
+    records.commit.cache_clear()
+    assert records.commit(package) is None  # installed into somebody's project
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "with the package")
+    records.commit.cache_clear()
+    assert records.commit(package) == git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "-m", "a later one, of which this process knows nothing")
+    assert records.commit(package) == git(tmp_path, "rev-parse", "--short=12", "HEAD~")
+
+
+def test_the_commit_is_asked_for_when_the_run_begins(data, monkeypatch):
+    said = ["at first"]
+    monkeypatch.setattr("spectralkd_nb.distillation.loop.commit", lambda: said[-1])
+    run = train(Tiny(), data, QUICK, callback=lambda _: said.append("later"))
+    assert len(said) > 1
+    assert run.commit == "at first"
 
 
 def test_a_finished_run_is_read_and_not_trained_again(data, tmp_path):

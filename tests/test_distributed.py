@@ -216,14 +216,14 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> dict[str, Any]:
-    """Two methods and a teacher that the grid trains; one asks for a layer that its student does not have."""
+    """Two methods and a teacher that the grid trains; one asks for larger maps than its student has there."""
     file = tmp_path_factory.mktemp("data") / "shades.npz"
     rng, labels = np.random.default_rng(0), np.arange(40) % 2
     pixels = (100 + 60 * labels[:, None, None, None] + rng.integers(0, 40, (40, 16, 16, 3))).astype(np.uint8)
     test = {"test_images": pixels[:20], "test_labels": labels[:20]}
     np.savez(file, train_images=pixels, train_labels=labels, classes=["dark", "bright"], **test)
     quick = {"data": str(file), "epochs": 1, "batch_size": 16, "augment": False}
-    hint = {"weight": 1.0, "layers": ["layer9"]}
+    hint = {"weight": 1.0, "layers": [["layer3", "layer1"]]}
     return {
         "seeds": [0],
         "train_teachers": {"protocol": "quick", "seed": 7},
@@ -231,7 +231,7 @@ def grid(tmp_path_factory) -> dict[str, Any]:
         "protocols": {"quick": quick},
         "methods": {
             "KD": {"cross-entropy": 0.1, "soft targets": 0.9},
-            "nowhere": {"cross-entropy": 1.0, "hint": hint},
+            "too small": {"cross-entropy": 1.0, "hint": hint},
         },
     }
 
@@ -350,9 +350,9 @@ def test_a_grid_goes_on_behind_a_run_that_fails(grid, tmp_path):
     )
     assert run.returncode == 1
     assert "1 of 2 runs failed; the reasons are above" in run.stderr
-    assert "no layer 'layer9'" in run.stdout
+    assert "the student's maps must be as large as the teacher's" in run.stdout
     results = grid_results(grid, store).set_index("method")["state"]
-    assert results.to_dict() == {"KD": "finished", "nowhere": "failed"}
+    assert results.to_dict() == {"KD": "finished", "too small": "failed"}
     assert len(list(store.glob("*.failed.json"))) == 1
     records = [read_run(record) for record in store.glob("*/run.json")]
     assert [record.processes for record in records] == [2, 2]  # a teacher and a student
@@ -365,7 +365,11 @@ def as_toml(grid: dict[str, Any]) -> str:
     lines += ["[protocols.quick]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in grid["protocols"]["quick"].items()]
     lines += ["[methods.KD]", '"cross-entropy" = 0.1', '"soft targets" = 0.9']
-    lines += ["[methods.nowhere]", '"cross-entropy" = 1.0', 'hint = { weight = 1.0, layers = ["layer9"] }']
+    lines += [
+        '[methods."too small"]',
+        '"cross-entropy" = 1.0',
+        'hint = { weight = 1.0, layers = [["layer3", "layer1"]] }',
+    ]
     return "\n".join(lines)
 
 

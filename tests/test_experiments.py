@@ -6,6 +6,7 @@ import copy
 import errno
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -47,12 +48,13 @@ from spectralkd_nb.experiments import (
     run_grid,
     write_records,
 )
-from spectralkd_nb.experiments.grid import Bench, GridProgress
+from spectralkd_nb.experiments.bench import Bench
 from spectralkd_nb.experiments.methods import measured_alphas
 from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
 from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
+from spectralkd_nb.experiments.work import GridProgress
 from spectralkd_nb.losses import kd_loss, nst_loss
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.networks.features import collected
@@ -145,7 +147,7 @@ def trained(monkeypatch) -> list[str]:
         folders.append(Path(options["folder"]).name)
         return train(student, *arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", counted)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", counted)
     return folders
 
 
@@ -269,7 +271,8 @@ SETTINGS = [
     ("protocol", {"data": "folders/set.1"}),
     ("protocol", {"data": "folders/set.2"}),
     ("protocol", {"held_out": 4}),
-    *(("protocol", {name: value}) for name, value in RECIPES.items()),
+    *(("protocol", {name: value}) for name, value in RECIPES.items() if name != "schedule"),
+    ("protocol", {"schedule": "step", "milestones": [1]}),
 ]
 
 
@@ -289,6 +292,10 @@ def test_a_plan_holds_every_setting_of_a_recipe(grid):
 
 def features(**settings: Any) -> dict[str, Any]:
     return {"cross-entropy": 1.0, "shape": {"weight": 1.0, "layers": ["layer1"]} | settings}
+
+
+def adapted(*replace: str) -> dict[str, Any]:
+    return {"cross-entropy": 1, "hint": WHITENED, "anchor": {"weight": 1, "replace": list(replace)}, "approach": 1}
 
 
 REFUSED = [
@@ -340,12 +347,53 @@ REFUSED = [
         {"cross-entropy": {"weight": 1.0, "smoothing": 0.1}, "soft targets": 1.0},
         "smoothed only where no soft",
     ),
+    *(
+        ("method", METHOD | {"soft targets": {"weight": 1, "temperature": temperature}}, "is no number above 0")
+        for temperature in (0, -1.0, "4", True, math.inf, math.nan)
+    ),
+    ("method", {"cross-entropy": {"weight": 1, "smoothing": 1.5}}, "smoothing=1.5 is no share, from 0 up to 1"),
+    ("method", features(edges="blackman"), "method 'mine', term 'shape': edges='blackman' is not known"),
+    ("method", features(edges=3), "method 'mine', term 'shape': edges=3 is not known"),
+    (
+        "method",
+        METHOD | {"nst": WHITENED | {"kernel": "polly"}},
+        "method 'mine', term 'nst': kernel='polly' is none of",
+    ),
+    ("method", METHOD | {"nst": WHITENED | {"offset": "1"}}, "term 'nst': offset='1' is no number"),
+    ("method", METHOD | {"nst": WHITENED | {"half": "no"}}, "term 'nst': half='no' is not true or false"),
+    (
+        "method",
+        METHOD | {"whitened": WHITENED | {"balance": "octaves"}},
+        "term 'whitened': balance='octaves' is not known",
+    ),
+    ("method", METHOD | {"whitened": WHITENED | {"alpha": "2"}}, "term 'whitened': alpha='2' is no number"),
+    ("method", METHOD | {"whitened": WHITENED | {"alpha": 1e3}}, "term 'whitened': no weights follow .*; check alpha"),
+    (
+        "method",
+        METHOD | {"nst": WHITENED | {"sigma": "1"}},
+        "term 'nst': the loss takes no sigma='1': '<=' not supported",
+    ),
+    ("method", METHOD | {"attention": WHITENED | {"mode": "papers"}}, "term 'attention': mode='papers' is none of"),
+    (
+        "method",
+        METHOD | {"exponent": WHITENED | {"band": [0.3, 0.31]}},
+        "term 'exponent': 1 ring lies between 0.3 and 0.31",
+    ),
+    # --- layers
+    ("method", features(layers=["layer9"]), "method 'mine', term 'shape', student vgg8x0.0625: the network has no lay"),
+    ("method", features(layers=[["layer1", "layer9"]]), "term 'shape', teacher vgg8x0.125: the network has no layer"),
+    (
+        "method",
+        adapted("layer9"),
+        "method 'mine', term 'anchor', teacher vgg8x0.125: the network has no layer 'layer9'",
+    ),
+    ("method", adapted("layer2", "layer2.0"), "term 'anchor', teacher vgg8x0.125: 'layer2.0' lies inside 'layer2'"),
     # --- protocols
     ("grid", {"protocols": {"quick": "photographs"}}, "protocol 'quick' is 'photographs'; give a table with data"),
     ("protocol", {"data": ...}, "protocol 'quick' needs 'data'"),
     *(("protocol", {"data": data}, f"data='{data}' is no name; name a data set") for data in ("", " ", "/")),
     ("protocol", {"epoch": 3}, "protocol 'quick' has no 'epoch'; it has augment, batch_size"),
-    ("protocol", {"epochs": 0}, "protocol 'quick': epochs=0, batch_size=16: both must be 1 or more"),
+    ("protocol", {"epochs": 0}, "protocol 'quick': epochs=0 is not possible; give a whole number from 1 on"),
     ("protocol", {"schedule": "cosine"}, "protocol 'quick': schedule='cosine' is not known"),
     ("protocol", {"epochs": "3"}, "protocol 'quick': epochs='3' is not a whole number"),
     ("protocol", {"epochs": 2.5}, "protocol 'quick': epochs=2.5 is not a whole number"),
@@ -364,6 +412,24 @@ def test_what_is_wrong_with_a_grid_is_said_before_anything_is_done(grid, tmp_pat
         run_grid(changed(grid, part, value), tmp_path / "store")
     assert not (tmp_path / "store").exists()
     assert trained == []
+
+
+def test_layers_of_what_stands_in_for_a_teachers_block_may_be_matched(grid):
+    method = adapted("layer2") | {"shape": {"weight": 1, "layers": [["layer2", "layer2.pointwise"]]}}
+    assert [plan.method for plan in planned_runs(changed(grid, "method", method))] == ["mine"] * 2
+
+
+def test_a_narrow_band_of_large_maps_is_no_mistake(grid):
+    planned_runs(changed(grid, "method", METHOD | {"exponent": WHITENED | {"band": [0.05, 0.12]}}))
+
+
+def test_runs_together_are_for_this_process(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr("spectralkd_nb.experiments.grid.require_workers", lambda *_: None)
+    with pytest.raises(ValueError, match='together=4 is for this process, and workers="ray" are others; leave out one'):
+        run_grid(grid, tmp_path / "store", together=4, workers="ray")
+    with pytest.raises(ValueError, match="together=0: how many runs are trained at once, 1 or more"):
+        run_grid(grid, tmp_path / "store", together=0)
+    assert not (tmp_path / "store").exists()
 
 
 def test_one_run_under_two_names_is_refused(grid):
@@ -777,7 +843,7 @@ def test_a_full_disk_stops_the_grid_and_the_same_call_goes_on(grid, done, tmp_pa
 def fails_with_kd(monkeypatch, trained) -> list[str]:
     """Trainings with soft targets alone fail as long as the list holds a reason."""
     reasons = ["the <cat> sat on the keyboard"]
-    counted = experiments.grid.train
+    counted = experiments.bench.train
 
     def fails(*arguments: Any, **options: Any) -> Run:
         if reasons and isinstance(options["step"], SoftTargets):
@@ -785,7 +851,7 @@ def fails_with_kd(monkeypatch, trained) -> list[str]:
             raise RuntimeError(reasons[0])
         return counted(*arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", fails)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", fails)
     return reasons
 
 
@@ -824,11 +890,13 @@ def test_a_failure_that_is_tried_again_in_vain_is_recorded_again(grid, tmp_path,
 
 def test_bad_input_that_only_a_run_can_tell_is_a_failure_in_a_sentence(grid, tmp_path):
     grid["seeds"] = [0]
-    grid["methods"]["lost"] = {"cross-entropy": 1, "hint": {"weight": 1, "layers": ["layer9"]}}
+    grid["methods"]["lost"] = {"cross-entropy": 1, "hint": {"weight": 1, "layers": [["layer3", "layer1"]]}}
     grid["methods"]["loud"] = {"cross-entropy": 1e30}
     table = run_grid(grid, tmp_path).set_index("method")
     assert table.state.tolist() == ["finished"] * 3 + ["failed"] * 2
-    assert table.reason["lost"].startswith("ValueError: the network has no layer 'layer9'; the nearest are")
+    assert table.reason["lost"].startswith(
+        "ValueError: student (2, 16, 4, 4), teacher (2, 8, 16, 16): the student's maps"
+    )
     assert "is not finite; lower the learning rate or set clip_norm" in table.reason["loud"]
 
 
@@ -898,7 +966,7 @@ def test_a_run_that_another_process_takes_at_the_last_moment_is_no_failure(grid,
             raise BlockingIOError(errno.EWOULDBLOCK, "another process trains here")
         return train(*arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", taken_first)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", taken_first)
     assert run_grid(grid, tmp_path).state.tolist() == ["finished"] * 3
     assert len(calls) == 4
 
@@ -920,7 +988,7 @@ def test_a_runs_seed_is_that_of_its_student_and_of_its_connectors(grid, tmp_path
         begun.append((tensors(student), tensors(options["step"].matches[0].connector), options["seed"]))
         return train(student, *arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", noted)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", noted)
     run_grid(grid, tmp_path)
     wanted = [(build("vgg8x0.0625", 2, seed=seed), Connector.between(*maps, seed), seed) for seed in (0, 1)]
     assert_equal(begun, [(tensors(student), tensors(connector), seed) for student, connector, seed in wanted])

@@ -19,7 +19,7 @@ from spectralkd_nb.distillation.features import Connector, FeatureMatching, Matc
 from spectralkd_nb.distillation.steps import described
 from spectralkd_nb.losses import hint_loss, spectral_shape_loss, whitened_spectral_loss
 from spectralkd_nb.networks import build
-from spectralkd_nb.networks.features import collected
+from spectralkd_nb.networks.features import collected, device_of, features_of
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,14 @@ def test_features_are_what_the_layers_return(batch):
     assert torch.equal(seen["conv"], conv)
     assert torch.equal(seen["bn"], network.bn(conv))
     assert torch.equal(seen["fc"], network(batch[0]))
+
+
+def test_a_network_without_parameters_has_features_too():
+    network = nn.Sequential(nn.ReLU(), nn.AvgPool2d(2))
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(features_of(network, images, ["0"])["0"], images.relu())
+    assert device_of(network) == torch.device("cpu")
+    assert device_of(nn.BatchNorm2d(3, affine=False, device="meta")) == torch.device("meta")  # buffers alone
 
 
 def test_of_several_calls_the_last_counts(batch):

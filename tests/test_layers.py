@@ -13,11 +13,17 @@ from torchvision.models.maxvit import MaxVit
 
 from spectralkd_nb.networks.families import family_of
 from spectralkd_nb.networks.layers import Layer, list_layers
+from spectralkd_nb.spectra import SMALLEST_SIDE
 
 
 def by_path(model: nn.Module, size: int | tuple[int, int, int] = 32) -> dict[str, Layer]:
     shape = size if isinstance(size, tuple) else (3, size, size)
     return {layer.path: layer for layer in list_layers(model, shape)}
+
+
+def has_maps(layer: Layer) -> bool:
+    """Whether a layer has a grid that is known and large enough for a spectrum."""
+    return layer.grid is not None and min(layer.grid) >= SMALLEST_SIDE
 
 
 def small_maxvit() -> nn.Module:
@@ -68,7 +74,7 @@ def test_every_layer_of_the_families_is_known(name, sides, depth):
     assert (pooled.layout, pooled.grid, pooled.stage) == ("BCHW", (1, 1), None)
     for layer in layers.values():
         assert layer.layout == "BCHW"
-        assert layer.spatial
+        assert has_maps(layer)
         assert layer.grid == layer.shape[1:] == (sides[layer.stage - 1],) * 2
         assert layer.prefix == 0
         assert layer.calls == 1
@@ -107,8 +113,8 @@ def test_resnet18():
     assert layers["conv1"].stage == 1
     assert layers["layer4"].depth == 17
     assert layers["layer1.0.relu"].calls == 2
-    assert not layers["layer4"].spatial
-    assert layers["layer3"].spatial
+    assert not has_maps(layers["layer4"])
+    assert has_maps(layers["layer3"])
 
 
 def test_a_map_of_one_pixel_is_a_stage_if_strides_led_there():
@@ -259,7 +265,7 @@ def test_bright_columns_are_seen_along_width(make, layouts):
     """Two images whose rows are all the same: every map differs along W alone, and from image to image."""
     torch.manual_seed(0)
     model = alike_everywhere(make())
-    wanted = {path: layer for path, layer in by_path(model, 64).items() if layer.spatial}
+    wanted = {path: layer for path, layer in by_path(model, 64).items() if has_maps(layer)}
     assert {layer.layout for layer in wanted.values()} == layouts
     assert len(wanted) > 15
     columns = torch.randn(2, 3, 1, 64).expand(-1, -1, 64, -1)
@@ -549,7 +555,7 @@ def with_class(x: Tensor) -> Tensor:
 )
 def test_tokens_without_their_grid(function):
     (layer,) = after(lambda x: function(tokens(x)))
-    assert (layer.layout, layer.grid, layer.prefix, layer.spatial) == ("BLC", None, 0, False)
+    assert (layer.layout, layer.grid, layer.prefix) == ("BLC", None, 0)
 
 
 def test_tokens_of_one_pixel():

@@ -1,5 +1,6 @@
 """Losses on logits, features and attention maps, against what they are by definition."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -127,6 +128,15 @@ def test_another_batch_and_no_batch_are_refused(loss, draw):
         loss(draw(0)[:1], draw(1))
     with pytest.raises(ValueError, match="empty"):
         loss(draw(0)[:0], draw(1)[:0])
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_what_are_no_real_floating_numbers_is_refused(loss, draw, dtype):
+    with pytest.raises(TypeError, match=f"student.* {re.escape(str(dtype))}; real floating"):
+        loss(draw(0).to(dtype), draw(1))
+    with pytest.raises(TypeError, match=f"teacher.* {re.escape(str(dtype))}; real floating"):
+        loss(draw(0), draw(1).to(dtype))
 
 
 # --- softened outputs ----------------------------------------------------------------------------

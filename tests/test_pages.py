@@ -88,7 +88,7 @@ def test_the_readmes_table_of_results_is_what_its_command_prints(capsys, monkeyp
     assert table.strip() == capsys.readouterr().out.strip()
 
 
-def test_the_readmes_loss_works_as_it_stands(monkeypatch, capsys):
+def test_the_readmes_loss_works_as_it_stands(capsys):
     (code,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     short = code.replace("teacher=teacher, step", "recipe=Recipe.quick(epochs=1), teacher=teacher, step")

@@ -262,7 +262,7 @@ def test_captions_tell_the_numbers(figures, field):
 
 def test_octaves_share_all_of_the_power_below_nyquist(field):
     shares = plots.spectra._octave_shares(spectra.power_spectrum(field, "none"), field.shape)
-    assert list(shares) == ["< 1/64", "1/32", "1/16", "1/8", "1/4", "1/2"]
+    assert list(shares) == ["<1/64", "1/32", "1/16", "1/8", "1/4", "1/2"]
     assert 0.95 < sum(shares.values()) <= 1 + 1e-6
 
 
@@ -436,8 +436,10 @@ def test_slopes_stand_at_their_epochs_whoever_has_them(figures):
 
 def test_the_summary_tells_of_random_networks_and_of_the_law(figures):
     law = fit_depth_law(profile())
+    drawn = [name for name in law.standing if name not in ("constant", "linear")]
+    lines = "dashed, one line" + (f"; solid, {drawn[0]}" if drawn else "")
     assert figures["depth_summary"].caption == (
-        f"Depth moves alpha. white kernels: from 2.00 to 1.00, predicted 1.10. a network: {law}"
+        f"Depth moves alpha. white kernels: from 2.00 to 1.00, predicted 1.10. a network ({lines}): {law}"
     )
     assert [axis.get_title() for axis in figures["depth_summary"].figure.axes] == ["white kernels", "a network"]
 

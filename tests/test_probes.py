@@ -24,7 +24,8 @@ from spectralkd_nb.datasets import LabelledImages, open_dataset, rotated
 from spectralkd_nb.distillation import linear_probe
 from spectralkd_nb.distillation.probes import PENALTIES, Classifier, linear_probes
 from spectralkd_nb.experiments import planned_runs, run_grid
-from spectralkd_nb.experiments.features import COMPARED, PROBED, fewer, grid_discrepancies, grid_probes
+from spectralkd_nb.experiments.features import COMPARED, PROBED, grid_discrepancies, grid_probes
+from spectralkd_nb.experiments.kept import fewer
 from spectralkd_nb.losses.selectivity import nst_loss
 from spectralkd_nb.networks import build, load_weights, reestimate_batch_norm
 from spectralkd_nb.networks.features import collected, in_eval_mode

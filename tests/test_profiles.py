@@ -21,8 +21,8 @@ from spectralkd_nb.__main__ import main
 from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.depth_law import exponent_profile
 from spectralkd_nb.experiments import compare_profiles, finished_runs, paired_difference, profile_distances, run_grid
+from spectralkd_nb.experiments.kept import TEACHER
 from spectralkd_nb.experiments.profiles import OF_A_LAYER, STUDENT, curve_distance, grid_profiles
-from spectralkd_nb.experiments.spectra import TEACHER
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.pictures import photograph_crops
 

@@ -12,8 +12,9 @@ import pytest
 
 from spectralkd_nb import data_path
 from spectralkd_nb.experiments import do_run, planned_runs, profile_distances, read_records, results_of, summary
+from spectralkd_nb.experiments.kept import TEACHER
 from spectralkd_nb.experiments.profiles import OF_A_LAYER
-from spectralkd_nb.experiments.spectra import TEACHER, stored_spectrum
+from spectralkd_nb.experiments.spectra import stored_spectrum
 from spectralkd_nb.experiments.sweep import COLUMNS, Stage, _student_plans, _teacher_plans, neighbours, read_sweep
 from spectralkd_nb.experiments.sweet_spot import Teacher, sweet_spot
 

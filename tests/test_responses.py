@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from spectralkd_nb import data_path, teacher_quality
 from spectralkd_nb.__main__ import main
@@ -104,6 +107,20 @@ def test_a_students_fidelity_is_measured_to_the_teacher_of_its_own(swept, photog
     said = sweep_responses(tiny_sweep(), store, [2.0]).set_index(KEYS)
     found = said.loc[(row.step, row.network, row.batch_size, row.epochs, row.seed, "test", 2.0)]
     assert (found.agreement, found.divergence) == pytest.approx((wanted.agreement, wanted.divergence), rel=1e-5)
+
+
+def test_no_student_is_asked_on_other_data_or_beside_another_teacher(swept, photographs, tmp_path, monkeypatch):
+    store = shutil.copytree(swept[0], tmp_path / "store")
+    other = replace(photographs, train_images=photographs.train_images.flip(0))
+    with monkeypatch.context() as patch:
+        patch.setattr("spectralkd_nb.experiments.bench.open_dataset", lambda name: other)
+        with pytest.raises(ValueError, match="was trained on other data than photographs holds now"):
+            sweep_responses(tiny_sweep(), store, [4.0])
+    run = swept[1].teacher_run.dropna().iloc[0]
+    (weights,) = (store / run).glob("epoch_*.safetensors")
+    save_file(build("vgg8x0.0625", 14, seed=9).state_dict(), weights)
+    with pytest.raises(ValueError, match=r"was trained from another vgg8x0\.0625 than the one that is there now"):
+        sweep_responses(tiny_sweep(), store, [4.0])
 
 
 def test_the_commands_write_what_the_functions_find(swept, tmp_path, capsys):

@@ -31,7 +31,7 @@ from spectralkd_nb.datasets import open_dataset
 from spectralkd_nb.distillation import Recipe, Run, read_run, train
 from spectralkd_nb.distillation.store import RECORD, kept_name
 from spectralkd_nb.experiments import compare_methods, paired_difference, planned_runs, run_grid
-from spectralkd_nb.experiments.grid import Bench, GridProgress
+from spectralkd_nb.experiments.bench import Bench
 from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.experiments.records import failure_file
 from spectralkd_nb.experiments.sweep import (
@@ -46,6 +46,7 @@ from spectralkd_nb.experiments.sweep import (
     sweep_teachers,
 )
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
+from spectralkd_nb.experiments.work import GridProgress
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.networks.weights import fingerprint_of
 
@@ -382,9 +383,9 @@ def test_the_students_of_a_step_are_runs_that_methods_are_compared_by():
     table = example()
     for given in (table, pd.read_csv(io.StringIO(table.to_csv(index=False)))):
         runs = students_of(given)
-        columns = ["student", "teacher", "protocol", "method", "seed", "accuracy", "best", "seconds"]
+        columns = ["student", "teacher", "protocol", "method", "seed", "accuracy", "seconds"]
         assert sorted(runs.columns) == sorted(columns)
-        assert runs[["teacher", "best"]].isna().all(axis=None)
+        assert runs.teacher.isna().all()
         assert set(runs.seconds) == {1.0}
         assert (set(runs.student), set(runs.protocol)) == ({"student"}, {"confirmation"})
         by_method = runs.groupby("method", sort=False).accuracy.apply(list)
@@ -615,7 +616,7 @@ REFUSED = [
     ("protocol", None, "protocol 'protocol' is None; give a table with data"),
     ("protocol.epoch", 3, "protocol 'protocol' has no 'epoch'; it has augment"),
     ("protocol.data", ..., "protocol 'protocol' needs 'data'"),
-    ("protocol.epochs", 0, "epochs=0, batch_size=8: both must be 1 or more"),
+    ("protocol.epochs", 0, "epochs=0 is not possible; give a whole number from 1 on"),
     ("protocol.batch_size", "8", "batch_size='8' is not a whole number"),
     ("protocol.learning_rate", [0.1], r"learning_rate=\[0.1\] is not a number"),
     ("method", {"cross-entropy": 1.0}, "the method is {'cross-entropy': 1.0}; give one that asks a teacher"),
@@ -626,6 +627,8 @@ REFUSED = [
     ("method", {"soft targets": 1.0}, "method 'taught' has no 'cross-entropy'; give it a weight"),
     ("method.soft target", 1.0, "term 'soft target' is not known; did you mean 'soft targets'"),
     ("method.hint", 1.0, "term 'hint': name the layers to match"),
+    ("method.hint", {"weight": 1, "layers": ["layer9"]}, "'taught', term 'hint', student vgg8x0.0625: the network has"),
+    ("method.hint", {"weight": 1, "layers": [["layer1", "layer9"]]}, "teacher vgg8x0.125: the network has no layer"),
     ("method.soft targets", {"temperature": 4}, "term 'soft targets': weight=None is no number"),
 ]
 
@@ -888,7 +891,7 @@ def trained(monkeypatch) -> list[str]:
         folders.append(Path(options["folder"]).name)
         return train(student, *arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", counted)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", counted)
     return folders
 
 
@@ -1111,7 +1114,7 @@ def test_results_of_a_store_that_lacks_runs_are_the_rows_that_are_there(sweep, d
 def fails(monkeypatch, trained) -> list[Callable[[str], bool]]:
     """Trainings fail in whose folder's name any of these functions sees a reason to."""
     reasons: list[Callable[[str], bool]] = []
-    counted = sys.modules["spectralkd_nb.experiments.grid"].train
+    counted = sys.modules["spectralkd_nb.experiments.bench"].train
 
     def failing(*arguments: Any, **options: Any) -> Run:
         if any(reason(Path(options["folder"]).name) for reason in reasons):
@@ -1119,7 +1122,7 @@ def fails(monkeypatch, trained) -> list[Callable[[str], bool]]:
             raise RuntimeError("the <cat> sat on the keyboard")
         return counted(*arguments, **options)
 
-    monkeypatch.setattr("spectralkd_nb.experiments.grid.train", failing)
+    monkeypatch.setattr("spectralkd_nb.experiments.bench.train", failing)
     return reasons
 
 

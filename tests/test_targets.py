@@ -17,8 +17,8 @@ from spectralkd_nb.adaptation import AdaptedTeacher, describe_target
 from spectralkd_nb.datasets import LabelledImages, open_dataset
 from spectralkd_nb.distillation import AdaptiveMatching, FeatureMatching, evaluate
 from spectralkd_nb.experiments import finished_runs, kept_pairs, method_step, planned_runs, run_grid
+from spectralkd_nb.experiments.kept import sample_of
 from spectralkd_nb.experiments.methods import checked_method
-from spectralkd_nb.experiments.spectra import sample_of
 from spectralkd_nb.experiments.targets import MEASURED, alpha_of, grid_targets
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.networks.features import features_of

@@ -934,7 +934,7 @@ def test_making_a_control_leaves_the_teacher_and_the_callers_randomness(shades):
 def test_a_control_that_is_not_known_is_answered_with_those_that_are(place, shades):
     known = "there are 'hard', 'permuted by class', 'permuted by image', 'smoothed'"
     for wrong, answer in [
-        ("nothing", known),
+        ("xyz", known),
         (None, known),
         (3, known),
         ("permuted by classes", "did you mean 'permuted by class'"),

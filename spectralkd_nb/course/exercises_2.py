@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from spectralkd_nb import operations
 from spectralkd_nb.activations import ActivationSpectra
-from spectralkd_nb.course.verdicts import Verdict, left_open, right, wrong
+from spectralkd_nb.course.verdicts import Verdict, left_open, number_of, right, tensor_of, wrong
 
 BENCH = {"size": 128, "band": (0.02, 0.35)}  # of lesson 2's exercises
 
@@ -22,8 +21,9 @@ def check_relu_loss(alpha: float | None) -> Verdict:
     """
     if alpha is None:
         return left_open("2.1", "replace None by an exponent between 0 and 3")
-    if not 0 <= alpha <= 3:
-        return wrong("2.1", f"{alpha:g} does not lie between 0 and 3")
+    asked = number_of(alpha)
+    if asked is None or not 0 <= asked <= 3:
+        return wrong("2.1", f"{alpha!r} is no exponent between 0 and 3")
 
     def loss(before: float) -> float:
         power = operations.power_law_power(BENCH["size"], before)
@@ -31,10 +31,10 @@ def check_relu_loss(alpha: float | None) -> Verdict:
         into, out = (float(fit.alpha) for fit in fits)
         return into - out
 
-    mine, best = loss(float(alpha)), max(loss(step / 2) for step in range(7))
+    mine, best = loss(asked), max(loss(step / 2) for step in range(7))
     if mine < best - 1e-9:
-        return wrong("2.1", f"a field of alpha = {alpha:g} loses {mine:.3f}, and another loses more")
-    return right("2.1", f"a field of alpha = {alpha:g} loses {mine:.2f}; flatter and steeper ones lose less")
+        return wrong("2.1", f"a field of alpha = {asked:g} loses {mine:.3f}, and another loses more")
+    return right("2.1", f"a field of alpha = {asked:g} loses {mine:.2f}; flatter and steeper ones lose less")
 
 
 def check_average_gap(path: str | None, spectra: ActivationSpectra) -> Verdict:
@@ -51,7 +51,7 @@ def check_average_gap(path: str | None, spectra: ActivationSpectra) -> Verdict:
         if layer.kind == "Conv2d"
     }
     gaps = {layer: gap for layer, gap in gaps.items() if not math.isnan(gap)}
-    if path not in gaps:
+    if not isinstance(path, str) or path not in gaps:
         return wrong("2.2", f"{path!r} is no convolution of this network")
     if gaps[path] < max(gaps.values()):
         return wrong("2.2", f"the averages of {path} differ by {gaps[path]:.2f}, and those of another by more")
@@ -66,12 +66,16 @@ def check_steep_kernel(kernel: Tensor | None) -> Verdict:
     """
     if kernel is None:
         return left_open("2.3", "replace None by a tensor of 3 x 3 numbers")
-    kernel = torch.as_tensor(kernel)
-    if kernel.shape != (3, 3):
-        return wrong("2.3", f"the kernel has shape {tuple(kernel.shape)}, and 3 x 3 is wanted")
-    if not kernel.any():
+    asked = tensor_of(kernel)
+    if asked is None:
+        return wrong("2.3", "a tensor of 3 x 3 numbers is asked for")
+    if asked.shape != (3, 3):
+        return wrong("2.3", f"the kernel has shape {tuple(asked.shape)}, and 3 x 3 is wanted")
+    if not asked.isfinite().all():
+        return wrong("2.3", "its numbers have to be finite")
+    if not asked.any():
         return wrong("2.3", "a kernel of zeros lets nothing pass")
-    power = operations.after_filter(operations.power_law_power(BENCH["size"], 2.0), kernel)
+    power = operations.after_filter(operations.power_law_power(BENCH["size"], 2.0), asked)
     alpha = float(operations.predicted_exponent(power, BENCH["band"]).alpha)
     if not alpha >= 4.5:
         return wrong("2.3", f"it takes alpha from 2 to {alpha:.2f}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-
 import torch
 
 from spectralkd_nb import depth_law
-from spectralkd_nb.course.verdicts import Verdict, left_open, right, wrong
+from spectralkd_nb.course.verdicts import Verdict, left_open, number_of, right, whole_number_of, wrong
 
 
 def check_still_point(correlation: float | None) -> Verdict:
@@ -18,13 +16,14 @@ def check_still_point(correlation: float | None) -> Verdict:
     """
     if correlation is None:
         return left_open("3.1", "replace None by a correlation between 0 and 0.5")
-    if not isinstance(correlation, Real) or not -1 < correlation < 1:
+    asked = number_of(correlation)
+    if asked is None or not -1 < asked < 1:
         return wrong("3.1", f"{correlation!r} is no correlation; it lies between 0 and 0.5")
-    alphas = depth_law.predict(depth_law.Setting(alpha=1.0, correlation=float(correlation), depth=12))
+    alphas = depth_law.predict(depth_law.Setting(alpha=1.0, correlation=asked, depth=12))
     start, end = float(alphas[0]), float(alphas[-1])
     if abs(end - start) > 0.03:
         way = "falls" if end < start else "rises"
-        return wrong("3.1", f"with a correlation of {correlation:g} alpha {way} from {start:.2f} to {end:.2f}")
+        return wrong("3.1", f"with a correlation of {asked:g} alpha {way} from {start:.2f} to {end:.2f}")
     return right("3.1", f"alpha is {start:.2f} at first and {end:.2f} after 12 layers")
 
 
@@ -36,13 +35,14 @@ def check_halved(layers: int | None) -> Verdict:
     """
     if layers is None:
         return left_open("3.2", "replace None by a whole number")
-    if not isinstance(layers, Integral) or isinstance(layers, bool):
+    asked = whole_number_of(layers)
+    if asked is None:
         return wrong("3.2", f"{layers!r} is no whole number")
     alphas = depth_law.predict(depth_law.Setting(alpha=2.6, depth=20))
     below = int((alphas < alphas[0] / 2).nonzero()[0])
-    if layers != below:
-        known = f"it is {alphas[layers]:.2f} there" if layers in range(len(alphas)) else "try 1 to 20"
-        return wrong("3.2", f"{layers} is not the first layer with an alpha below {alphas[0] / 2:.2f}; {known}")
+    if asked != below:
+        known = f"it is {alphas[asked]:.2f} there" if asked in range(len(alphas)) else "try 1 to 20"
+        return wrong("3.2", f"{asked} is not the first layer with an alpha below {alphas[0] / 2:.2f}; {known}")
     return right("3.2", f"layer {below} is the first below half: {alphas[below]:.2f}")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
 
 from spectralkd_nb import data_path, losses, pictures
-from spectralkd_nb.course.verdicts import Verdict, left_open, right, wrong
+from spectralkd_nb.course.verdicts import Verdict, left_open, number_of, right, whole_number_of, wrong
 from spectralkd_nb.experiments import compare_methods, read_records, results_of, seeds_needed
 
 
@@ -21,11 +20,11 @@ def check_equal_octaves(beta: float | None, student: Tensor, teacher: Tensor) ->
     """
     if beta is None:
         return left_open("4.1", "replace None by a number")
-    beta = beta.item() if isinstance(beta, Tensor) and beta.ndim == 0 else beta
-    if isinstance(beta, bool) or not isinstance(beta, Real) or not -10 < beta < 10:
+    asked = number_of(beta)
+    if asked is None or not -10 < asked < 10:
         return wrong("4.1", f"{beta!r} is no number between -10 and 10")
-    *_, coarser, finest = (100 * losses.octave_shares(student, teacher, float(beta)).share).tolist()
-    found = f"at beta = {beta:g} they have {coarser:.1f} and {finest:.1f} % of the loss"
+    *_, coarser, finest = (100 * losses.octave_shares(student, teacher, asked).share).tolist()
+    found = f"at beta = {asked:g} they have {coarser:.1f} and {finest:.1f} % of the loss"
     return right("4.1", found) if abs(coarser - finest) <= 2 else wrong("4.1", found)
 
 
@@ -67,12 +66,13 @@ def check_planned_seeds(seeds: int | None) -> Verdict:
     """
     if seeds is None:
         return left_open("4.3", "replace None by a whole number")
-    if not isinstance(seeds, Integral) or isinstance(seeds, bool):
+    asked = whole_number_of(seeds)
+    if asked is None:
         return wrong("4.3", f"{seeds!r} is no whole number")
     runs = results_of(read_records(data_path("results/distillation_photographs.jsonl")))
     compared = compare_methods(runs, "hint").set_index("method")
     deviation = compared.loc["KD + both terms", "deviation"]
     wanted = seeds_needed(deviation, 1.0)
-    if seeds != wanted:
-        return wrong("4.3", f"{seeds} are too {'few' if seeds < wanted else 'many'}; which deviation did you take?")
+    if asked != wanted:
+        return wrong("4.3", f"{asked} are too {'few' if asked < wanted else 'many'}; which deviation did you take?")
     return right("4.3", f"the paired differences deviate by {deviation:.2f} points, so {wanted} seeds are needed")

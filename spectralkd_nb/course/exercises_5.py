@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb import losses
-from spectralkd_nb.course.verdicts import Verdict, left_open, right, wrong
+from spectralkd_nb.course.verdicts import Verdict, left_open, right, tensor_of, whole_number_of, wrong
 
 
 def check_fooled_kernels(degrees: Sequence[float] | None) -> Verdict:
@@ -22,9 +22,8 @@ def check_fooled_kernels(degrees: Sequence[float] | None) -> Verdict:
     """
     if degrees is None:
         return left_open("5.1", "replace None by a list of angles in degrees")
-    try:
-        angles = torch.as_tensor(degrees, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    angles = tensor_of(degrees)
+    if angles is None:
         return wrong("5.1", f"{degrees!r} is no list of angles")
     if angles.ndim != 1 or not 1 <= len(angles) <= 100 or not angles.isfinite().all():
         return wrong("5.1", "one to a hundred finite angles are asked for")
@@ -97,10 +96,10 @@ def check_representatives(channels: Sequence[int] | None, maps: Tensor, most: fl
     if channels is None:
         return left_open("5.3", "replace None by a list of four channels")
     try:
-        numbers = [float(channel) for channel in channels]
-    except (TypeError, ValueError, OverflowError):
+        numbers = [whole_number_of(channel) for channel in channels]
+    except TypeError:
         return wrong("5.3", f"{channels!r} is no list of channels")
-    chosen = sorted({int(number) for number in numbers if number.is_integer()} & set(range(maps.shape[1])))
+    chosen = sorted(set(numbers) & set(range(maps.shape[1])))
     if len(numbers) != 4 or len(chosen) != 4:
         return wrong("5.3", f"four different channels of 0 to {maps.shape[1] - 1} are asked for")
     found = float(losses.nst_loss(maps[:, chosen], maps))

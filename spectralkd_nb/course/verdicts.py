@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
+import torch
 from torch import Tensor
 
 
@@ -43,7 +44,7 @@ def right(exercise: str, remark: str) -> Verdict:
 
 def number_of(value: object) -> float | None:
     """A real number, also one of numpy's or in a tensor of no dimensions; None for everything else."""
-    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    value = _without_tensor(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -51,3 +52,25 @@ def number_of(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def whole_number_of(value: object) -> int | None:
+    """A whole number, however it is written (12, 12.0, one of numpy's or a tensor); None for everything else."""
+    value = _without_tensor(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    number = number_of(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def tensor_of(value: object) -> Tensor | None:
+    """Real numbers in a tensor, lists or an array, as a tensor of float64 on the CPU; None for everything else."""
+    try:
+        tensor = torch.as_tensor(value)
+        return None if tensor.is_complex() else tensor.detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def _without_tensor(value: object) -> object:
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from io import BytesIO
@@ -24,11 +24,13 @@ from torch import Tensor
 
 from spectralkd_nb.datasets.files import read_npz
 from spectralkd_nb.datasets.labelled import LabelledImages, as_images, order_free_hash
+from spectralkd_nb.storage import locked, whole_file
 
 HUB = "https://huggingface.co/datasets/{repo}/resolve/main/{path}"
 ORIGINAL = "https://www.cs.toronto.edu/~kriz/{archive}"
 TIMEOUT = 20  # seconds without a byte
 CHUNK = 2**18  # bytes
+PATIENCE = 0.2  # seconds to wait for another lesson's download without a word
 
 ARCHIVE = "the original archive with its published md5"
 UNVERIFIED = "unverified: no hash of CIFAR-10's pixels was known when this was written"
@@ -167,8 +169,7 @@ def read_cifar(
     with _disk_errors_in_words(folder):
         files = _find(task, folder)
         if not files and not offline:
-            _download_any(task, folder, progress, failures)
-            files = _find(task, folder)
+            files = _fetched(task, folder, progress, failures)
         if not files:
             raise ConnectionError(_ways_out(task, folder, offline, failures))
         return _decode(task, files, cached)
@@ -208,6 +209,33 @@ def _disk_errors_in_words(folder: Path) -> Iterator[None]:
 
 
 # --- the network ---------------------------------------------------------------------------------
+
+
+def _fetched(task: _Task, folder: Path, progress: bool, failures: list[str]) -> list[Path]:
+    """The files of a source, by one lesson's download however many ask; or none, as `failures` then says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f".{task.name}.lock"
+    with _alone(lock, f"another lesson is fetching {task.title} into {folder}; this one waits for it", progress):
+        if not _find(task, folder):
+            _download_any(task, folder, progress, failures)
+        files = _find(task, folder)
+        if files:  # who waits for this lock finds them too, so that it may go
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
+        return files
+
+
+@contextmanager
+def _alone(lock: Path, told: str, progress: bool) -> Iterator[None]:
+    """Two downloads at once would write into one .part file."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, PATIENCE))
+        except BlockingIOError:
+            if progress:
+                print(told, flush=True)
+            stack.enter_context(locked(lock))
+        yield
 
 
 def _download_any(task: _Task, folder: Path, progress: bool, failures: list[str]) -> None:
@@ -326,15 +354,16 @@ def _decode(task: _Task, files: list[Path], cached: Path) -> LabelledImages:
             "delete what is wrong and call read_cifar again"
         )
     data = replace(data, verified=_verify(task, data, origin, files))
-    _store(
-        cached,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=np.array(task.classes),
-        origin=np.array(origin),
-    )
+    with whole_file(cached) as file:
+        np.savez(
+            file,
+            train_images=train_images,
+            train_labels=train_labels,
+            test_images=test_images,
+            test_labels=test_labels,
+            classes=np.array(task.classes),
+            origin=np.array(origin),
+        )
     return data
 
 
@@ -403,14 +432,3 @@ def _verify(task: _Task, data: LabelledImages, origin: str, files: list[Path]) -
 
 def _together(files: list[Path]) -> str:
     return " and ".join(map(str, files))
-
-
-def _store(path: Path, **arrays: np.ndarray) -> None:
-    """Write an .npz file that is there whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another lesson may be storing at the same time
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.networks.features import in_eval_mode
+from spectralkd_nb.networks.features import device_of, in_eval_mode
 
 
 def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, precision: str = "float32") -> float:
@@ -42,7 +42,7 @@ def responses(
     Returns:
         (N, classes) on the network's device.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     found = []
     with torch.no_grad(), in_eval_mode(network):
         for some in images.split(batch_size):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
-import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,10 @@ from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.graphs import Graphed
 from spectralkd_nb.distillation.progress import Progress
-from spectralkd_nb.distillation.records import Recipe, Run, losses_of, title_of
+from spectralkd_nb.distillation.records import Recipe, Run, commit, losses_of, title_of
 from spectralkd_nb.distillation.steps import Step, Terms, described
 from spectralkd_nb.distillation.store import CHECKPOINT, RunStore
+from spectralkd_nb.networks.layers import left_alone
 from spectralkd_nb.networks.weights import fingerprint_of
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) as networks take them, labels (B,)
@@ -100,13 +99,25 @@ class Loop:
         }
         self.precision = precision_of(device) if recipe.precision == "auto" else recipe.precision
         self.steps = math.ceil(len(data.train_labels) / recipe.batch_size)
+        self.commit = commit()  # now: at the end of a long run the checkout may be another
         # What a checkpoint holds, beside tensors:
         self.epoch = 0  # epochs finished
         self.position = 0  # batches of the current epoch done
         self.seconds = 0.0
         self.rate = 0.0  # the learning rate of the last step
+        self.sums: dict[str, Tensor] = {}  # of the current epoch
         self.curves: dict[str, list[float]] = {}
         self._clock_at = time.perf_counter()
+        # What `prepare` makes, and of it what `close` lets go:
+        self.on_device: LabelledImages
+        self.trained: nn.ModuleList
+        self.parameters: list[nn.Parameter]
+        self.optimiser: torch.optim.Optimizer
+        self.schedule: torch.optim.lr_scheduler.LRScheduler
+        self.ask_student: nn.Module | None
+        self.ask_teacher: nn.Module | None
+        self.look: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Terms]] | None
+        self.differentiate: Callable[[Tensor, Tensor], Terms] | None
 
     def start_clock(self) -> None:
         self._clock_at = time.perf_counter()
@@ -142,6 +153,7 @@ class Loop:
         """Put everything on the device, and make the optimiser. on_device: the data, already there."""
         layout = {"memory_format": torch.channels_last} if self.recipe.channels_last else {}
         self.student.to(self.device, **layout).train()
+        _require_an_output_for_each_class(self.student, on_device)
         if self.teacher is not None:
             self.teacher.to(self.device, **layout)
         trained = [self.student]
@@ -162,7 +174,6 @@ class Loop:
         )
         self.schedule = schedule_of(self.optimiser, recipe, self.steps)
         self.on_device = on_device
-        self.sums: dict[str, Tensor] = {}
         # The compiled networks share their parameters with the ones that are saved.
         compiled = torch.compile if recipe.compile else lambda network: network
         self.ask_student = compiled(self.student)
@@ -178,6 +189,10 @@ class Loop:
         """Whether its teacher only answers, and is one of ours, which are equal if their names and weights are."""
         ours = self.teacher is not None and hasattr(self.teacher, "info")
         return ours and not any(self.how.values()) and not self.recipe.compile
+
+    def ask_instead(self, teacher: nn.Module) -> None:
+        """From now on this one answers in the teacher's place."""
+        self.ask_teacher = teacher
 
     def close(self) -> None:
         """Let go of what only training needs: graphs and their memory, and the gradients that lie in it."""
@@ -284,7 +299,7 @@ class Loop:
             threads=torch.get_num_threads(),
             precision=self.precision,
             versions={"python": platform.python_version(), "torch": torch.__version__, "spectralkd_nb": __version__},
-            commit=_commit(),
+            commit=self.commit,
             together=together,
             processes=distributed.processes(),
         )
@@ -354,7 +369,7 @@ def schedule_of(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) ->
         optimiser,
         recipe.learning_rate,
         total_steps=recipe.epochs * steps + 1,  # the last call of step() only looks one ahead
-        pct_start=recipe.warm_up * (1 + 1e-9),  # a warm-up of exactly one step would divide by zero
+        pct_start=min(recipe.warm_up * (1 + 1e-9), 1.0),  # a warm-up of exactly one step would divide by zero
         cycle_momentum=False,
     )
 
@@ -366,6 +381,17 @@ def precision_of(device: torch.device) -> str:
     return "float32"
 
 
+def _require_an_output_for_each_class(student: nn.Module, data: LabelledImages) -> None:
+    """Before any label is looked up: on a GPU a label without an output ends the process's use of the GPU."""
+    with left_alone(student, data.train_images.device):
+        outputs = student(data.normalise(data.train_images[:1]))
+    if isinstance(outputs, Tensor) and outputs.shape[-1] < len(data.classes):
+        raise ValueError(
+            f"the student has {outputs.shape[-1]} outputs, and {data.name} has {len(data.classes)} classes; give it "
+            "an output for each"
+        )
+
+
 def _name(network: nn.Module | None) -> str | None:
     if network is None:
         return None
@@ -374,14 +400,3 @@ def _name(network: nn.Module | None) -> str | None:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, with a + if files were changed since; None elsewhere."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.networks.features import collected, in_eval_mode
+from spectralkd_nb.networks.features import collected, device_of, in_eval_mode
 from spectralkd_nb.networks.weights import randomness_kept
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -114,7 +114,7 @@ def _features(
     batch_size: int,
 ) -> dict[str, Tensor]:
     """(N, C) float64 on the CPU, by layer."""
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with randomness_kept(), torch.no_grad(), in_eval_mode(network), collected(network, layers) as seen:
         for batch in images.split(batch_size):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+import math
+import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from torch import nn
 SCHEDULES = ("one-cycle", "step")
 RECIPES = ("quick", "fast", "crd")
 PRECISIONS = ("auto", "float32", "bfloat16")
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Recipe:
         compile: torch.compile student and teacher; pays off over minutes.
 
     Raises:
-        ValueError: an unknown schedule or precision; epochs or a batch size below 1; a clip_norm that is not positive.
+        ValueError: a setting that nobody can follow; the sentence names it and says what is possible.
     """
 
     epochs: int = 12
@@ -95,15 +99,40 @@ class Recipe:
     def __post_init__(self) -> None:
         for setting in fields(self):
             object.__setattr__(self, setting.name, plain(getattr(self, setting.name)))
-        object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is not known; choose one of {SCHEDULES}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is not known; choose one of {PRECISIONS}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: both must be 1 or more")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm} would stop all learning; give a positive number or None")
+        if np.iterable(self.milestones) and not isinstance(self.milestones, str):
+            object.__setattr__(self, "milestones", tuple(map(plain, self.milestones)))
+        for name, possible, wanted in self._demands():
+            if not possible:
+                raise ValueError(f"{name}={getattr(self, name)!r} {wanted}")
+
+    def _demands(self) -> Iterator[tuple[str, bool, str]]:
+        """Each setting, whether it can be followed, and what is said if not."""
+        yield "schedule", self.schedule in SCHEDULES, f"is not known; choose one of {SCHEDULES}"
+        yield "precision", self.precision in PRECISIONS, f"is not known; choose one of {PRECISIONS}"
+        for name in ("epochs", "batch_size"):
+            yield name, _is_count(getattr(self, name)), "is not possible; give a whole number from 1 on"
+        for name in ("learning_rate", "decay"):
+            yield name, _is_number(getattr(self, name), above=0), "is not possible; give a positive number"
+        yield "warm_up", _is_number(self.warm_up) and 0 <= self.warm_up <= 1, "is not possible; give a share of 0 to 1"
+        steady = _is_number(self.momentum) and 0 <= self.momentum < 1 and not (self.nesterov and self.momentum == 0)
+        yield "momentum", steady, "is not possible; give a number from 0 to below 1, above 0 with nesterov"
+        decays = _is_number(self.weight_decay) and self.weight_decay >= 0
+        yield "weight_decay", decays, "is not possible; give 0 or a positive number"
+        clips = self.clip_norm is None or _is_number(self.clip_norm, above=0)
+        yield "clip_norm", clips, "is not possible; give a positive number, or None for no limit"
+        listed = isinstance(self.milestones, tuple) and all(map(_is_count, self.milestones))
+        enough = listed and (self.schedule != "step" or len(self.milestones) > 0)
+        yield "milestones", enough, "is not possible; list whole epochs from 1 on, one or more for schedule='step'"
+        for name in ("nesterov", "augment", "channels_last", "compile"):
+            yield name, isinstance(getattr(self, name), bool), "is not possible; give True or False"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any, above: float = -math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
 
 
 def plain(value: Any) -> Any:
@@ -169,6 +198,21 @@ def read_run(file: str | Path) -> Run:
         return Run(**json.loads(file.read_text("utf-8")))
     except (ValueError, TypeError):
         raise damaged(file) from None
+
+
+@functools.cache  # a process goes on with the code that it has loaded, whatever is committed meanwhile
+def commit(package: Path = PACKAGE) -> str | None:
+    """The commit of the checkout that tracks this package, with a + if files were changed since; None elsewhere."""
+    try:
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # not of a project that it is only installed in
+        return _git(package, "describe", "--always", "--dirty=+", "--abbrev=12") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
 
 
 def damaged(what: str | Path) -> ValueError:

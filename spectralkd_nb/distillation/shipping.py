@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     card = {
         "network": run.pair["student"],
         "file": file.name,
+        "sha256": _sha256(file),
         "accuracy": round(evaluate(shipped, data), 2),
         "accuracy of": "this half-precision file, on all test images, percent",
         "accuracy in full precision": round(run.accuracy_last, 2),
@@ -60,7 +62,7 @@ def ship_epochs(
         folder: data/weights/epochs. command: that makes the run again, and has it keep these epochs.
 
     Returns:
-        the card, with "epochs": a list of {"epoch", "file", "accuracy"}.
+        the card, with "epochs": a list of {"epoch", "file", "sha256", "accuracy"}.
 
     Raises:
         ValueError: the run kept no epochs, a file would be larger than 5 MB, or lies there with another seed.
@@ -70,7 +72,8 @@ def ship_epochs(
     for epoch, kept in kept_files(run, run_folder).items():
         file = folder / f"{_stem(run, data)}_{kept.name}"
         shipped = _write_weights(file, kept.read_bytes(), run, data)
-        epochs.append({"epoch": epoch, "file": file.name, "accuracy": round(evaluate(shipped, data), 2)})
+        accuracy = round(evaluate(shipped, data), 2)
+        epochs.append({"epoch": epoch, "file": file.name, "sha256": _sha256(file), "accuracy": accuracy})
     card = {
         "network": run.pair["student"],
         "epochs": epochs,
@@ -98,6 +101,10 @@ def _write_weights(file: Path, content: bytes, run: Run, data: LabelledImages) -
         raise ValueError(f"{file.name} would have {len(content) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the limit")
     write_whole(file, content)
     return load_weights(build(run.pair["student"], len(data.classes)), file)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _origin(network: nn.Module, run: Run, data: LabelledImages, command: str) -> dict[str, Any]:

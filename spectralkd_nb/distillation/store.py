@@ -15,14 +15,13 @@ from torch import nn
 
 from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.records import Run, damaged, read_run
-from spectralkd_nb.networks.weights import fingerprint_of
-from spectralkd_nb.storage import write_whole
+from spectralkd_nb.networks.weights import FINGERPRINT, fingerprint_of
+from spectralkd_nb.storage import locked, require_checksums, write_whole
 
 CHECKPOINT, TRAINED, RECORD = "checkpoint.pt", "trained.pt", "run.json"
 LOCK = ".lock"
 STEP = "_step"  # in the name of the file that keeps what a step has learned
 PATIENCE = 0.2  # seconds; whoever looks whether a folder is busy has its lock for a moment
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
 
 
 class RunStore:
@@ -36,31 +35,22 @@ class RunStore:
     def alone(self) -> Iterator[None]:
         """No other process or thread trains in this folder while the context lasts.
 
-        The lock is the operating system's: it goes with its process, however that ends. On a file system without locks
-        nothing is locked.
+        See `storage.locked`.
 
         Raises:
             BlockingIOError: another one does. OSError: nothing can be written there.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / LOCK, timeout=PATIENCE)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            told = "another process trains here; wait for it, or choose another folder"
-            raise BlockingIOError(errno.EWOULDBLOCK, told, str(self.folder)) from None
-        except NotImplementedError:  # how older filelocks say ENOSYS
-            pass
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / LOCK, PATIENCE))
+            except BlockingIOError:
+                told = "another process trains here; wait for it, or choose another folder"
+                raise BlockingIOError(errno.EWOULDBLOCK, told, str(self.folder)) from None
+            except OSError as error:
                 raise self._unkeepable(error, "a run") from None
-        try:
+            stack.callback(_sweep_lock, self.folder)
             yield
-        finally:
-            _sweep_lock(self.folder)
-            lock.release()
 
     def finished(self, device: torch.device) -> Run | None:
         """The record of the run, if it is finished.
@@ -94,6 +84,7 @@ class RunStore:
         if not path.exists():
             return None
         try:
+            require_checksums(path)
             state = torch.load(path, map_location=device, weights_only=True)
         except (OSError, MemoryError, torch.cuda.OutOfMemoryError):  # nothing is wrong with the file
             raise
@@ -208,17 +199,15 @@ class SharedStore:
 
 def is_busy(folder: Path) -> bool:
     """Whether another process, or another run of this one, trains in a folder."""
-    from filelock import FileLock, Timeout
-
     if not (folder / LOCK).exists():
         return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with locked(folder / LOCK, patience=0):
             _sweep_lock(folder)  # the run may have ended since, and the lock be a new one
             return False
-    except Timeout:
+    except BlockingIOError:
         return True
-    except (OSError, NotImplementedError):  # another user's, or a file system without locks: nobody can tell
+    except OSError:  # another user's: nobody can tell
         return False
 
 
@@ -257,9 +246,9 @@ def in_half_precision(network: nn.Module) -> bytes:
     """A network's weights and buffers as a .safetensors file, floating ones in 16 bits."""
     from safetensors.torch import save
 
-    state = network.state_dict().items()
-    halved = {key: value.half() if value.is_floating_point() else value for key, value in state}
-    return save({key: value.contiguous() for key, value in halved.items()})
+    state = sorted(network.state_dict().items())
+    halved = {key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in state}
+    return save(halved, {FINGERPRINT: fingerprint_of(halved)})
 
 
 def _saved(state: Any) -> memoryview:

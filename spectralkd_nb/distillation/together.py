@@ -138,7 +138,7 @@ def _shared(pupils: Sequence[Loop]) -> SharedTeacher:
     first = pupils[0]
     shared = SharedTeacher(first.teacher, list(layers), first.precision, first.graphs)
     for pupil in pupils:
-        pupil.ask_teacher = shared
+        pupil.ask_instead(shared)
     return shared
 
 

@@ -7,9 +7,9 @@ A grid is plain data (`plan`), and so is a method of distillation (`methods`). `
 have yet; `comparison` says what the seeds allow to say.
 """
 
+from spectralkd_nb.experiments.bench import do_run as do_run
 from spectralkd_nb.experiments.comparison import compare_methods, paired_difference, seeds_needed, summary
 from spectralkd_nb.experiments.estimate import describe_estimate, estimate_grid
-from spectralkd_nb.experiments.grid import do_run as do_run
 from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
 from spectralkd_nb.experiments.plan import Plan, planned_runs

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +22,10 @@ from typing import Any
 import torch
 
 from spectralkd_nb.distillation import distributed
-from spectralkd_nb.experiments.grid import WAITING, Bench, _failure, _Work
+from spectralkd_nb.experiments.bench import Bench
 from spectralkd_nb.experiments.plan import Plan, require_keys
-from spectralkd_nb.experiments.records import CUT_OFF, TO_DO, failure_file, state_of
-from spectralkd_nb.storage import write_whole
+from spectralkd_nb.experiments.records import CUT_OFF, TO_DO, state_of
+from spectralkd_nb.experiments.work import WAITING, Work, write_failure
 
 STOPPING = 30.0  # seconds that cancelled runs have to write their checkpoints
 RESOURCES = {"num_cpus", "num_gpus"}
@@ -50,7 +49,7 @@ def require_workers(workers: str | None, resources: Mapping[str, float] | None) 
         raise ValueError('resources are those of a task on Ray; give workers="ray" too')
 
 
-def do_on_ray(work: _Work, resources: Mapping[str, float] | None) -> None:
+def do_on_ray(work: Work, resources: Mapping[str, float] | None) -> None:
     """Do what is left of a grid's runs, each as a task; wait for those that other processes have.
 
     Args:
@@ -129,7 +128,7 @@ def one_run(plan: Plan, mark: Path, device: str | torch.device | None, threads: 
         told = 'this machine does not see the grid\'s store; workers="ray" needs a file system that all machines share'
         raise FileNotFoundError(errno.ENOENT, told, str(mark.parent))
     torch.set_num_threads(threads)
-    work = _Work("", [plan], mark.parent, None, device)
+    work = Work("", [plan], mark.parent, None, device)
     work.bench = _bench(mark)
     work.do([plan])
 
@@ -143,7 +142,7 @@ def _bench(mark: Path) -> Bench:
 # --- beside the tasks ----------------------------------------------------------------------------
 
 
-def _finish(ray: ModuleType, work: _Work, tasks: Mapping[Any, Plan]) -> None:
+def _finish(ray: ModuleType, work: Work, tasks: Mapping[Any, Plan]) -> None:
     """Wait for all tasks; whatever stops this stops them."""
     waiting = list(tasks)
     try:
@@ -167,7 +166,7 @@ def _take(ray: ModuleType, task: Any, plan: Plan, store: Path) -> None:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None  # Ray's own words are the whole traceback
     except lost as error:
-        write_whole(failure_file(plan, store), json.dumps(_failure(plan, error), indent=1).encode())
+        write_failure(plan, store, error)
 
 
 def _cancel(ray: ModuleType, tasks: Sequence[Any]) -> None:

@@ -6,14 +6,15 @@ of runs, `paired_difference` for two lists. `seeds_needed` plans the next runs.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from spectralkd_nb.names import nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -145,6 +146,32 @@ def seeds_needed(deviation: float, difference: float, confidence: float = CONFID
     return enough
 
 
+# --- one method ----------------------------------------------------------------------------------
+
+
+class OverSeeds(NamedTuple):
+    """How many seeds there are; mean and sample deviation of their values, and the 95 % t interval of the mean."""
+
+    seeds: int
+    mean: float
+    deviation: float
+    lower: float
+    upper: float
+
+
+def over_seeds(values: Sequence[float] | np.ndarray | pandas.Series) -> OverSeeds:
+    """Mean of one value a seed, and how sure it is; deviation and interval are NaN with one seed.
+
+    Raises:
+        ValueError: no values, or one that is not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"a mean over seeds takes finite values, one or more, and these are {values.tolist()}")
+    mean, deviation = _mean_and_deviation(values)
+    return OverSeeds(len(values), mean, deviation, *_t_interval(mean, deviation, len(values), CONFIDENCE))
+
+
 # --- tables of runs ------------------------------------------------------------------------------
 
 
@@ -166,10 +193,8 @@ def summary(runs: pandas.DataFrame) -> pandas.DataFrame:
     _check_runs(runs)
     rows = []
     for run, own in runs.groupby(RUN, sort=False, dropna=False, observed=True):
-        mean, deviation = _mean_and_deviation(own.accuracy.to_numpy(float))
-        lower, upper = _t_interval(mean, deviation, len(own), CONFIDENCE)
-        rows.append((*run, len(own), mean, deviation, lower, upper, own.best.mean(), own.seconds.mean()))
-    return pd.DataFrame(rows, columns=[*RUN, "seeds", "mean", "deviation", "lower", "upper", "best", "seconds"])
+        rows.append((*run, *over_seeds(own.accuracy), own.best.mean(), own.seconds.mean()))
+    return pd.DataFrame(rows, columns=[*RUN, *OverSeeds._fields, "best", "seconds"])
 
 
 def compare_methods(
@@ -387,6 +412,6 @@ def _check_teachers(runs: pandas.DataFrame, alone: pandas.Series) -> None:
 def _nearest(name: str, methods: Sequence[str]) -> str:
     if not methods:
         return "there are no runs"
-    near = difflib.get_close_matches(str(name), methods, n=1, cutoff=0.4)
+    near = nearest(name, methods, 1)
     asked = f"did you mean {near[0]!r}? There" if near else "there"
     return f"{asked} are {', '.join(map(repr, methods))}"

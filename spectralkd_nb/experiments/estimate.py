@@ -16,7 +16,8 @@ from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import train
 from spectralkd_nb.distillation.progress import in_words
 from spectralkd_nb.distillation.training import default_device
-from spectralkd_nb.experiments.grid import Bench, arguments_of
+from spectralkd_nb.experiments.bench import Bench, arguments_of, teacher_key
+from spectralkd_nb.experiments.methods import ANY_ALPHA, wants_alpha
 from spectralkd_nb.experiments.plan import Plan, planned_runs, planned_teachers, read_grid
 from spectralkd_nb.experiments.records import FINISHED, state_of
 from spectralkd_nb.networks import build
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pandas
 
 BATCHES, BATCHES_ON_A_GPU = 4, 40  # of an epoch that stands for all; what happens once an epoch weighs more on a GPU
-ANY_ALPHA = 2.0  # of a teacher that is not trained yet, whose layers may have none
 
 
 def estimate_grid(
@@ -100,7 +100,7 @@ def _bench(grid: Mapping[str, Any], store: str | Path | None) -> Bench:
     }
     for plan in planned_runs(grid):
         if plan.teacher and plan.teacher_weights and plan.teacher_weights.split("/")[0] in yet_to_come:
-            bench.teachers[plan.teacher, plan.teacher_weights, plan.setting["data"]] = _untrained(plan, bench)
+            bench.teachers[teacher_key(plan)] = _untrained(plan, bench)
     return bench
 
 
@@ -115,7 +115,7 @@ def _measured(plan: Plan, bench: Bench, device: torch.device, batches: int) -> t
     data = _part(whole, batches * size + len(whole.train_labels) % size)  # with a last batch of the same size
     _free(device)
     # So few steps may follow no schedule; they learn next to nothing, so that none diverges.
-    recipe = replace(plan.recipe, epochs=2, schedule="step", milestones=(), learning_rate=1e-6)
+    recipe = replace(plan.recipe, epochs=2, schedule="step", milestones=(2,), learning_rate=1e-6)
     run = train(**{**asked, "data": data, "recipe": recipe}, device=device)
     first, both = run.curves["seconds"]
     epoch = (both - first) * len(whole.train_labels) / len(data.train_labels)
@@ -155,7 +155,7 @@ def _part(data: LabelledImages, train_images: int) -> LabelledImages:
 
 def _without_measuring(terms: Mapping[str, Any]) -> dict[str, Any]:
     """The method with an alpha given, so that none is measured of a teacher that may have none."""
-    copied = {term: dict(settings) for term, settings in terms.items()}
-    if "whitened" in copied:
-        copied["whitened"].setdefault("alpha", ANY_ALPHA)
-    return copied
+    return {
+        term: {**settings, "alpha": ANY_ALPHA} if wants_alpha(term, settings) else settings
+        for term, settings in terms.items()
+    }

@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages, rotated
 from spectralkd_nb.distillation.history import as_it_began
 from spectralkd_nb.distillation.probes import linear_probes
-from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.plan import Plan, pairs_of, read_grid
-from spectralkd_nb.experiments.spectra import TEACHER, finished_students, sample_of
+from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.kept import TEACHER, fewer, finished_students, sample_of, with_teachers
+from spectralkd_nb.experiments.plan import OF_A_RUN, Plan, pairs_of, read_grid
 from spectralkd_nb.losses.selectivity import KERNELS, nst_loss
 from spectralkd_nb.networks.features import features_of
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
 UNTRAINED = "untrained"  # in the column of methods
-OF_A_RUN = ["student", "teacher", "protocol", "method", "seed"]
 PROBED = [*OF_A_RUN, "task", "layer", "features", "accuracy", "train_accuracy"]
 COMPARED = [*OF_A_RUN, "layer", "kernel", "discrepancy"]
 
@@ -53,24 +51,23 @@ def grid_probes(
         features (their number), accuracy and train_accuracy (percent).
 
     Raises:
-        ValueError: a finished run kept no epochs, or not all that the grid asks for; a student that has no teacher
-            anywhere in the grid; what `linear_probe` refuses.
+        ValueError: a finished run kept no epochs, or not all that the grid asks for, or had other data or another
+            teacher than are there now; a student that has no teacher anywhere in the grid; what `linear_probe` refuses.
     """
     import pandas as pd
 
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     teachers: dict[tuple, list[dict[str, Any]]] = {}
     tasks: dict[int, LabelledImages] = {}  # by the data's id, which lives as long as the bench
-    for plan, student, own in _students(bench, grid, store):
+    for plan, student, own in _students(bench, grid):
         if id(own) not in tasks:
             tasks[id(own)] = fewer(rotated(own) if data is None else data, train_images)
         task = tasks[id(own)]
         for taught in with_teachers(plan, pairs_of(grid)):
-            which = taught.teacher, taught.teacher_weights, taught.protocol
-            if which not in teachers:
-                told = _told(taught) | {"student": None, "method": TEACHER, "seed": None}
-                teachers[which] = _probe_rows(bench.teacher_of(taught), task, own, layers, told)
-        rows += _probe_rows(student, task, own, layers, _told(plan))
+            if taught.taught_by not in teachers:
+                told = taught.names | {"student": None, "method": TEACHER, "seed": None}
+                teachers[taught.taught_by] = _probe_rows(bench.teacher_of(taught), task, own, layers, told)
+        rows += _probe_rows(student, task, own, layers, plan.names)
     return pd.DataFrame([row for found in teachers.values() for row in found] + rows, columns=PROBED)
 
 
@@ -97,50 +94,26 @@ def grid_discrepancies(
 
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     shown: dict[tuple, dict[str, Tensor]] = {}
-    for plan, student, own in _students(bench, grid, store):
+    for plan, student, own in _students(bench, grid):
         images = sample_of(own)
         mine = features_of(student, images, layers)
         for taught in with_teachers(plan, pairs_of(grid)):
-            which = taught.teacher, taught.teacher_weights, taught.protocol
-            if which not in shown:
+            if (which := taught.taught_by) not in shown:
                 shown[which] = features_of(bench.teacher_of(taught), images, layers)
             for layer in layers:
                 for kernel in KERNELS:
                     distance = float(nst_loss(mine[layer], shown[which][layer], kernel))
-                    rows.append({**_told(taught), "layer": layer, "kernel": kernel, "discrepancy": distance})
+                    rows.append({**taught.names, "layer": layer, "kernel": kernel, "discrepancy": distance})
     return pd.DataFrame(rows, columns=COMPARED)
-
-
-def fewer(data: LabelledImages, count: int | None) -> LabelledImages:
-    """The data with at most so many training images, evenly spread over each class; None for all of them.
-
-    Raises:
-        ValueError: fewer than one.
-    """
-    if count is None or count >= len(data.train_labels):
-        return data
-    if count < 1:
-        raise ValueError(f"train_images={count} would leave nothing to fit to; give 1 or more")
-    by_class = data.train_labels.argsort(stable=True)  # files are often sorted by class, or classes take turns
-    places = torch.arange(count, device=by_class.device) * len(by_class) // count
-    kept = by_class[places].sort().values
-    return replace(
-        data,
-        train_images=data.train_images[kept].contiguous(memory_format=torch.channels_last),
-        train_labels=data.train_labels[kept],
-        groups=None if data.groups is None else data.groups[kept.to(data.groups.device)],
-    )
 
 
 # --- whose features ------------------------------------------------------------------------------
 
 
-def _students(
-    bench: Bench, grid: Mapping[str, Any], store: str | Path
-) -> Iterator[tuple[Plan, nn.Module, LabelledImages]]:
+def _students(bench: Bench, grid: Mapping[str, Any]) -> Iterator[tuple[Plan, nn.Module, LabelledImages]]:
     """Plan, network and data of each finished run; before the first of a seed, of the student as it was untrained."""
     begun = set()
-    for record, _, network, data in finished_students(bench, grid, store):
+    for record, _, network, data in finished_students(bench, grid):
         plan = record.plan
         which = plan.student, plan.protocol, plan.seed
         if which not in begun:
@@ -148,21 +121,6 @@ def _students(
             untrained = as_it_began(record.run, len(data.classes), sample_of(data))
             yield replace(plan, method=UNTRAINED, teacher=None, teacher_weights=None), untrained, data
         yield plan, network, data
-
-
-def with_teachers(plan: Plan, pairs: Sequence[Mapping[str, Any]]) -> list[Plan]:
-    """The plan, if it has a teacher; else one for each teacher that the pairs have for its student."""
-    if plan.teacher:
-        return [plan]
-    named = [(pair.get("teacher"), pair.get("teacher_weights")) for pair in pairs if pair["student"] == plan.student]
-    teachers = dict.fromkeys(both for both in named if both[0])
-    if not teachers:
-        raise ValueError(f"no pair of the grid has a teacher for {plan.student!r}; name one to compare it with")
-    return [replace(plan, teacher=teacher, teacher_weights=weights) for teacher, weights in teachers]
-
-
-def _told(plan: Plan) -> dict[str, Any]:
-    return {key: getattr(plan, key) for key in OF_A_RUN}
 
 
 def _probe_rows(

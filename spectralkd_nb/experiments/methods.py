@@ -31,7 +31,6 @@ along; see `adaptation` and `distillation.AdaptiveMatching`.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import json
@@ -51,19 +50,21 @@ from spectralkd_nb.distillation.adaptive import ANCHOR, APPROACH, AdaptiveMatchi
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
 from spectralkd_nb.distillation.steps import Control, Step
 from spectralkd_nb.losses.logits import STANDARDISATIONS
+from spectralkd_nb.names import nearest
 from spectralkd_nb.networks.features import features_of
 
 LABELS, LOGITS = "cross-entropy", "soft targets"
+WHITENED = "whitened"
 FEATURES: dict[str, Callable[..., Tensor]] = {
     "hint": losses.hint_loss,
     "fourier": losses.fourier_loss,
     "attention": losses.attention_loss,
     "shape": losses.spectral_shape_loss,
     "exponent": losses.exponent_loss,
-    "whitened": losses.whitened_spectral_loss,
+    WHITENED: losses.whitened_spectral_loss,
     "nst": losses.nst_loss,
 }
-ALIKE = ("hint", "fourier", "whitened")  # compare features of one shape, so they need connectors
+ALIKE = ("hint", "fourier", WHITENED)  # compare features of one shape, so they need connectors
 BASES = {LABELS: {"smoothing"}, LOGITS: {"temperature", "control", "standardise"}}
 ADAPTING = {ANCHOR: {"replace"}, APPROACH: set()}
 TERMS = (*BASES, *FEATURES, *ADAPTING)  # in the order in which losses are added up
@@ -74,6 +75,8 @@ ENTROPY_OF = 4096  # training images from which the mean entropy of a teacher's 
 FITTED_TO = 512  # training images that an adapted teacher's modules are fitted to
 MEASURED_ON = 256  # training images from which a teacher's alpha is measured
 PROBED = 2  # images that tell the features' shapes
+TRIED_ON = 128  # pixels a side of the maps that settings are tried on; a narrow band has no rings on small ones
+ANY_ALPHA = 2.0  # where a teacher's is not measured
 
 Method = Mapping[str, Any]
 
@@ -84,7 +87,8 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
     The order of terms is that in which losses are added up, and that of settings is part of a run's record.
 
     Raises:
-        ValueError: an unknown term or setting, no weight, no cross-entropy, features without layers.
+        ValueError: an unknown term or setting, no weight, no cross-entropy, features without layers, a value that the
+            loss refuses.
     """
     if not isinstance(method, Mapping):
         raise ValueError(f"method {name!r} is {method!r}; give a table of loss terms with their weights")
@@ -93,32 +97,73 @@ def checked_method(name: str, method: Method) -> dict[str, dict[str, Any]]:
         terms = json.loads(json.dumps(terms))  # tuples would be told apart from the lists of a file
     except TypeError as error:
         raise ValueError(f"method {name!r} is no plain data: {error}") from None
-    for term, settings in terms.items():
-        where = f"method {name!r}, term {term!r}"
-        if term not in TERMS:
-            raise ValueError(f"{where} is not known; {_choice(term, TERMS)}")
-        known = {"weight", *_settings(term)}
-        if strange := settings.keys() - known:
-            raise ValueError(f"{where}: no setting {min(strange)!r}; {_choice(min(strange), known)}")
-        weight = settings.get("weight")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ValueError(f"{where}: weight={weight!r} is no number")
-        settings["weight"] = float(weight)
-        if term in FEATURES:
-            settings["layers"] = _checked_layers(where, settings.get("layers"))
+    terms = {term: _checked_term(f"method {name!r}, term {term!r}", term, given) for term, given in terms.items()}
     _check_adaptation(name, terms)
-    control = terms.get(LOGITS, {}).get("control", SMOOTHED)
-    if control not in CONTROLS:
-        raise ValueError(f"method {name!r}, term {LOGITS!r}: no control {control!r}; {_choice(str(control), CONTROLS)}")
-    scores = terms.get(LOGITS, {}).get("standardise", False)
-    if scores is not False and scores not in STANDARDISATIONS:
-        near = _choice(str(scores), STANDARDISATIONS)
-        raise ValueError(f"method {name!r}, term {LOGITS!r}: standardise={scores!r}; {near}")
     if LABELS not in terms:
         raise ValueError(f"method {name!r} has no {LABELS!r}; give it a weight, which may be 0")
     if LOGITS in terms and "smoothing" in terms[LABELS]:
         raise ValueError(f"method {name!r}: labels are smoothed only where no {LOGITS} are learned")
     return {term: dict(sorted(terms[term].items())) for term in TERMS if term in terms}
+
+
+def _checked_term(where: str, term: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a term, its weight among them."""
+    if term not in TERMS:
+        raise ValueError(f"{where} is not known; {_choice(term, TERMS)}")
+    known = {"weight", *_settings(term)}
+    if strange := settings.keys() - known:
+        raise ValueError(f"{where}: no setting {min(strange)!r}; {_choice(min(strange), known)}")
+    weight = settings.get("weight")
+    if not _is_number(weight):
+        raise ValueError(f"{where}: weight={weight!r} is no number")
+    checked = {**settings, "weight": float(weight)}
+    if term in BASES:
+        _check_base(where, settings)
+    if term in FEATURES:
+        checked["layers"] = _checked_layers(where, settings.get("layers"))
+        own = {name: value for name, value in settings.items() if name not in ("weight", "layers")}
+        if (reason := _refusal(term, json.dumps(own, sort_keys=True))) is not None:
+            raise ValueError(f"{where}: {reason}")
+    return checked
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_base(where: str, settings: Mapping[str, Any]) -> None:
+    """Refuse values of the terms on logits that no training can take."""
+    temperature, smoothing = settings.get("temperature", 1), settings.get("smoothing", 0)
+    if not _is_number(temperature) or temperature <= 0:
+        raise ValueError(f"{where}: temperature={temperature!r} is no number above 0")
+    if not _is_number(smoothing) or not 0 <= smoothing <= 1:
+        raise ValueError(f"{where}: smoothing={smoothing!r} is no share, from 0 up to 1")
+    control, scores = settings.get("control", SMOOTHED), settings.get("standardise", False)
+    if control not in CONTROLS:
+        raise ValueError(f"{where}: no control {control!r}; {_choice(str(control), CONTROLS)}")
+    if scores is not False and scores not in tuple(STANDARDISATIONS):
+        raise ValueError(f"{where}: standardise={scores!r}; {_choice(str(scores), STANDARDISATIONS)}")
+
+
+@functools.cache
+def _refusal(term: str, settings: str) -> str | None:
+    """Why a loss on features refuses settings, given as JSON: it is tried on maps; None if it takes them."""
+    given, parameters = json.loads(settings), inspect.signature(FEATURES[term]).parameters
+    for name, value in given.items():
+        kind = parameters[name].annotation
+        if kind in (bool, "bool") and not isinstance(value, bool):
+            return f"{name}={value!r} is not true or false"
+        if kind in (float, "float") and not _is_number(value):
+            return f"{name}={value!r} is no number"
+    told = given | {"alpha": ANY_ALPHA} if wants_alpha(term, given) else given
+    maps = torch.rand(2, 3, TRIED_ON, TRIED_ON, generator=torch.Generator().manual_seed(0))
+    try:
+        FEATURES[term](maps, maps, **told)
+    except ValueError as error:
+        return str(error)
+    except TypeError as error:
+        return f"the loss takes no {', '.join(f'{name}={value!r}' for name, value in given.items())}: {error}"
+    return None
 
 
 def _check_adaptation(name: str, terms: Mapping[str, Mapping[str, Any]]) -> None:
@@ -143,6 +188,17 @@ def _checked_layers(where: str, layers: Any) -> list[str | list[str]]:
         if not isinstance(names, list | tuple) or [type(name) for name in names] != [str, str]:
             raise ValueError(f"{where}: {pair!r} in layers is no name, nor two, [student's, teacher's]")
     return [pair if isinstance(pair, str) else list(pair) for pair in layers]
+
+
+def on_both_sides(layer: str | Sequence[str]) -> tuple[str, str]:
+    """The student's and the teacher's, of an entry of a term's layers."""
+    mine, its = (layer, layer) if isinstance(layer, str) else layer
+    return mine, its
+
+
+def wants_alpha(term: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a term's alpha is to be measured of the teacher's layers, since none is given."""
+    return term == WHITENED and "alpha" not in settings
 
 
 def needs_teacher(method: Method) -> bool:
@@ -172,41 +228,50 @@ def method_step(
         asks = ", ".join(repr(term) for term in terms if term != LABELS)
         raise ValueError(f"a method with {asks} needs a teacher, and there is none; pass one")
     weights = {term: float(settings.pop("weight")) for term, settings in terms.items()}
-    labels = terms.pop(LABELS)
-    adapting = terms.pop(ANCHOR, None)
-    if adapting is not None:
-        del terms[APPROACH]
-    if LOGITS in terms:
-        settings = terms.pop(LOGITS)
-        if "control" in settings:
-            temperature = settings.get("temperature", SoftTargets().temperature)
-            settings["control"] = _control(settings["control"], teacher, data, temperature, seed)
-        base: Step = SoftTargets(**settings)
-    else:
-        base = CrossEntropy(**labels)
-    if not terms:
+    base = _base_step(terms, teacher, data, seed)
+    matches = _matches(terms, student, teacher, data, seed)
+    if not matches:
         return base, weights
-    pairs = [
-        (term, settings, *((pair, pair) if isinstance(pair, str) else pair))
+    if ANCHOR not in terms:
+        return FeatureMatching(base, matches), weights
+    fitted_to = data.normalise(_spread(data.train_images, FITTED_TO))
+    adapted = AdaptedTeacher(teacher, terms[ANCHOR]["replace"], fitted_to, seed=seed)
+    return AdaptiveMatching(base, matches, adapted), weights
+
+
+def _base_step(terms: Mapping[str, dict[str, Any]], teacher: nn.Module | None, data: LabelledImages, seed: int) -> Step:
+    """What is learned from labels and logits, of terms without their weights."""
+    if LOGITS not in terms:
+        return CrossEntropy(**terms[LABELS])
+    settings = dict(terms[LOGITS])
+    if "control" in settings:
+        temperature = settings.get("temperature", SoftTargets().temperature)
+        settings["control"] = _control(settings["control"], teacher, data, temperature, seed)
+    return SoftTargets(**settings)
+
+
+def _matches(
+    terms: Mapping[str, dict[str, Any]], student: nn.Module, teacher: nn.Module | None, data: LabelledImages, seed: int
+) -> list[Match]:
+    """What is learned from features, term by term and layer by layer; of terms without their weights."""
+    asked = [
+        (term, {name: value for name, value in settings.items() if name != "layers"}, *on_both_sides(layer))
         for term, settings in terms.items()
-        for pair in settings.pop("layers")
+        if term in FEATURES
+        for layer in settings["layers"]
     ]
-    joined = [(mine, its) for term, _, mine, its in pairs if term in ALIKE]
+    joined = [(mine, its) for term, _, mine, its in asked if term in ALIKE]
     images = data.normalise(data.train_images[:PROBED])
     features = features_of(student, images, [mine for mine, _ in joined])
     targets = features_of(teacher, images, [its for _, its in joined])
-    whitened = [its for term, settings, _, its in pairs if term == "whitened" and "alpha" not in settings]
-    alphas = measured_alphas(teacher, data, whitened)
+    alphas = measured_alphas(teacher, data, [its for term, told, _, its in asked if wants_alpha(term, told)])
     matches = []
-    for term, settings, mine, its in pairs:
-        told = settings | {"alpha": alphas[its]} if term == "whitened" and "alpha" not in settings else settings
+    for term, settings, mine, its in asked:
+        told = settings | {"alpha": alphas[its]} if wants_alpha(term, settings) else settings
         loss = functools.partial(FEATURES[term], **told) if told else FEATURES[term]
         connector = Connector.between(features[mine], targets[its], seed) if term in ALIKE else None
         matches.append(Match(term, loss, mine, its, connector))
-    if adapting is None:
-        return FeatureMatching(base, matches), weights
-    fitted_to = data.normalise(_spread(data.train_images, FITTED_TO))
-    return AdaptiveMatching(base, matches, AdaptedTeacher(teacher, adapting["replace"], fitted_to, seed=seed)), weights
+    return matches
 
 
 def _control(control: str, teacher: nn.Module, data: LabelledImages, temperature: float, seed: int) -> Control:
@@ -256,5 +321,5 @@ def _settings(term: str) -> set[str]:
 
 
 def _choice(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, sorted(known), 1, 0.5)
+    near = nearest(name, sorted(known), 1)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, sorted(known)))}"

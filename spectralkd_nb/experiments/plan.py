@@ -44,7 +44,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -52,18 +52,22 @@ from types import NoneType
 from typing import Any
 
 import torch
+from torch import nn
 
+from spectralkd_nb.adaptation import checked_paths
 from spectralkd_nb.distillation import Recipe
 from spectralkd_nb.distillation.records import plain
 from spectralkd_nb.distillation.store import kept_name
-from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teacher
+from spectralkd_nb.experiments.methods import ANCHOR, LABELS, checked_method, needs_teacher, on_both_sides
 from spectralkd_nb.networks import build
+from spectralkd_nb.networks.features import modules_at
 
 KEYS = {"pairs", "methods", "protocols", "seeds"}
 OPTIONAL = {"name", "keep_epochs", "train_teachers"}
 TRAINED = "trained alone"  # the method of a teacher that a grid trains itself
 NAMES = ("method", "protocol", "keep_epochs")  # of a plan, that do not change what is trained
 OF_A_PAIR = {"student", "teacher", "teacher_weights"}
+OF_A_RUN = ("student", "teacher", "protocol", "method", "seed")  # by which tables know it
 USUAL = asdict(Recipe())
 OF_A_PROTOCOL = {"data", "held_out", "recipe", *USUAL}
 KINDS = {  # by the type of a setting's usual value
@@ -107,6 +111,16 @@ class Plan:
         return re.sub(r"[^\w.]+", "-", "-".join([*words, f"seed{self.seed}", digest]))
 
     @property
+    def names(self) -> dict[str, Any]:
+        """By which tables know the run, a column each."""
+        return {column: getattr(self, column) for column in OF_A_RUN}
+
+    @property
+    def taught_by(self) -> tuple[str | None, str | None, str]:
+        """The teacher with its weights, and the protocol, whose images it is asked about."""
+        return self.teacher, self.teacher_weights, self.protocol
+
+    @property
     def data_name(self) -> str:
         """The name of the data set, wherever its file or folder lies."""
         return _name_of_data(self.setting["data"])
@@ -138,7 +152,7 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
     A method that asks no teacher is planned once a student, not once a pair.
 
     Raises:
-        ValueError: unknown or missing keys, settings, methods, networks; before anything is trained.
+        ValueError: unknown or missing keys, settings, methods, networks, layers; before anything is trained.
     """
     grid = read_grid(grid)
     require_keys(grid, KEYS | OPTIONAL, KEYS, "a grid")
@@ -152,13 +166,13 @@ def planned_runs(grid: Mapping[str, Any] | str | Path) -> list[Plan]:
     methods = {name: checked_method(name, method) for name, method in grid["methods"].items()}
     protocols = {name: _checked_protocol(name, setting) for name, setting in grid["protocols"].items()}
     pairs = pairs_of(grid)
+    for pair, (name, terms) in itertools.product(pairs, methods.items()):
+        _check_meeting(pair, name, terms)
     seeds = [_checked_seed(seed) for seed in grid["seeds"]]
     kept = _checked_kept(grid.get("keep_epochs", []), protocols)
     plans: dict[str, Plan] = {}
     for seed, protocol, pair, method in itertools.product(seeds, protocols, pairs, methods):
         asked = needs_teacher(methods[method])
-        if asked and not pair["teacher"]:
-            raise ValueError(f"method {method!r} needs a teacher, and the pair of {pair['student']!r} names none")
         both = pair if asked else {**pair, "teacher": None, "teacher_weights": None}
         told = {"method": method, "terms": methods[method], "protocol": protocol, "setting": protocols[protocol]}
         plan = Plan(**both, **told, seed=seed, keep_epochs=kept)
@@ -237,15 +251,40 @@ def _checked_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str) and (key == "student" or name is not None):
             raise ValueError(f"a pair's {key} is {name!r}, which is no name")
     for name in (pair["student"], *([pair["teacher"]] if pair["teacher"] else [])):
-        _require_network(name)
+        _network(name)  # raises for a name that no network has
     return pair
 
 
 @cache
-def _require_network(name: str) -> None:
-    """Raises for a name that no network has. A sweep asks for hundreds of runs of a few networks."""
+def _network(name: str) -> nn.Module:
+    """A network without its numbers. A sweep asks for hundreds of runs of a few networks."""
     with torch.device("meta"):
-        build(name)
+        return build(name)
+
+
+def _check_meeting(pair: Mapping[str, Any], name: str, terms: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a method that asks for a teacher, or for layers, that a pair does not have."""
+    if not needs_teacher(terms):
+        return
+    if not pair["teacher"]:
+        raise ValueError(f"method {name!r} needs a teacher, and the pair of {pair['student']!r} names none")
+    replaced = terms.get(ANCHOR, {}).get("replace", [])
+    inner = tuple(f"{path}." for path in replaced)  # of what stands in, and of no teacher as it is
+    for term, settings in terms.items():
+        where, both = f"method {name!r}, term {term!r}", [on_both_sides(layer) for layer in settings.get("layers", [])]
+        _require_layers(f"{where}, student", pair["student"], [mine for mine, _ in both])
+        _require_layers(f"{where}, teacher", pair["teacher"], [its for _, its in both if not its.startswith(inner)])
+    if replaced:
+        _require_layers(f"method {name!r}, term {ANCHOR!r}, teacher", pair["teacher"], replaced, checked_paths)
+
+
+def _require_layers(
+    where: str, network: str, paths: Sequence[str], check: Callable[[nn.Module, Sequence[str]], object] = modules_at
+) -> None:
+    try:
+        check(_network(network), paths)
+    except ValueError as error:
+        raise ValueError(f"{where} {network}: {error}") from None
 
 
 def _checked_protocol(name: str, setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spectralkd_nb import networks
-from spectralkd_nb.experiments.comparison import CONFIDENCE, summary
+from spectralkd_nb.experiments.comparison import CONFIDENCE, over_seeds
 from spectralkd_nb.experiments.sweet_spot import COARSE, CONFIRMED, OF_A_TEACHER, Teacher, teachers_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,5 @@ def _parameters(network: str, classes: int) -> int:
 def _over_seeds(rows: pandas.DataFrame, who: str) -> dict[str, float]:
     """Mean accuracy of "teacher" or "student" with its t interval, NaN with one seed."""
     accuracy = f"{who}_accuracy"
-    runs = rows[["seed", accuracy]].rename(columns={accuracy: "accuracy"})
-    run = {"student": "", "teacher": "", "protocol": CONFIRMED, "method": who, "best": np.nan, "seconds": np.nan}
-    (found,) = summary(runs.assign(**run)).itertuples()
+    found = over_seeds(rows[accuracy])
     return {accuracy: found.mean, f"{who}_lower": found.lower, f"{who}_upper": found.upper}

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from spectralkd_nb.activations import IMAGE
 from spectralkd_nb.depth_law import exponent_profile
 from spectralkd_nb.distillation.history import EACH, SIZE
-from spectralkd_nb.experiments.comparison import RUN, compare_methods, summary
-from spectralkd_nb.experiments.features import OF_A_RUN, with_teachers
-from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.plan import pairs_of, read_grid
-from spectralkd_nb.experiments.spectra import TEACHER, finished_students
+from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.comparison import RUN, OverSeeds, compare_methods, over_seeds
+from spectralkd_nb.experiments.kept import TEACHER, finished_students, with_teachers
+from spectralkd_nb.experiments.plan import OF_A_RUN, pairs_of, read_grid
 from spectralkd_nb.experiments.tables import OF_COMPARISON
 from spectralkd_nb.pictures import photograph_crops
 
@@ -63,22 +62,17 @@ def grid_profiles(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pa
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
     crops, pairs = 255 * photograph_crops(SIZE, EACH), pairs_of(grid)
     teachers: dict[tuple, list[dict[str, Any]]] = {}
-    for record, epoch, student, data in finished_students(bench, grid, store):
+    for record, epoch, student, data in finished_students(bench, grid):
         if epoch != (epochs := record.run.recipe["epochs"]):
             folder = bench.store / record.plan.folder
             raise ValueError(f"the run in {folder} kept epoch {epoch} last, of {epochs}; have the grid keep {epochs}")
         pictures = data.normalise(crops)
-        plans = with_teachers(record.plan, pairs)
-        for plan in plans:
-            bench.load(plan)
-        bench.require_same([record], bench.store)
         mine = _profile(student, pictures)
-        for plan in plans:
-            which = plan.teacher, plan.teacher_weights, plan.protocol
-            told = {"role": STUDENT} | {key: getattr(plan, key) for key in OF_A_RUN}
-            if which not in teachers:
+        for plan in with_teachers(record.plan, pairs):
+            told = {"role": STUDENT} | plan.names
+            if plan.taught_by not in teachers:
                 own = told | {"role": TEACHER, "student": None, "method": TEACHER, "seed": None}
-                teachers[which] = [own | layer for layer in _profile(bench.teacher_of(plan), pictures)]
+                teachers[plan.taught_by] = [own | layer for layer in _profile(bench.teacher_of(plan), pictures)]
             rows += [told | layer for layer in mine]
     return pd.DataFrame(
         [row for found in teachers.values() for row in found] + rows, columns=["role", *OF_A_RUN, *OF_A_LAYER]
@@ -124,7 +118,7 @@ def profile_distances(profiles: pandas.DataFrame, stages: Sequence[str] = STAGES
     layers = profiles[profiles["layer"] != IMAGE]
     teachers = dict(iter(layers[layers["role"] == TEACHER].groupby(["teacher", "protocol"])))
     rows = []
-    for run, own in layers[layers["role"] == STUDENT].groupby(OF_A_RUN, sort=False, dropna=False):
+    for run, own in layers[layers["role"] == STUDENT].groupby(list(OF_A_RUN), sort=False, dropna=False):
         goal = teachers.get((run[1], run[2]))
         if goal is None:
             raise ValueError(f"{_named(own.iloc[0])} has the teacher {run[1]!r}, of which there is no profile")
@@ -152,10 +146,14 @@ def compare_profiles(
     Raises:
         ValueError: what `profile_distances` and `compare_methods` refuse.
     """
+    import pandas as pd
+
     runs = profile_distances(profiles, stages)
     compared = compare_methods(runs, baseline, value=distance, lower_is_better=True).rename(columns=OF_COMPARISON)
-    means = summary(runs.assign(accuracy=runs[distance], best=math.nan, seconds=math.nan))
-    whole = means.drop(columns=["best", "seconds"]).merge(compared[[*RUN, *OF_COMPARISON.values()]], "left", RUN)
+    means = [(*run, *over_seeds(own[distance])) for run, own in runs.groupby(RUN, sort=False, dropna=False)]
+    whole = pd.DataFrame(means, columns=[*RUN, *OverSeeds._fields]).merge(
+        compared[[*RUN, *OF_COMPARISON.values()]], "left", RUN
+    )
     return whole.sort_values([*RUN[:3], "mean"], kind="stable", ignore_index=True)
 
 

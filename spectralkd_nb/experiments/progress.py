@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from spectralkd_nb.distillation import TerminalProgress
-from spectralkd_nb.experiments.grid import GridProgress
 from spectralkd_nb.experiments.records import CUT_OFF, ELSEWHERE, FAILURE, FINISHED, RUNNING
+from spectralkd_nb.experiments.work import GridProgress
 
 if TYPE_CHECKING:
     import pandas

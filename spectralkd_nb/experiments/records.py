@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spectralkd_nb.distillation import Run, read_run
 from spectralkd_nb.distillation.records import damaged
 from spectralkd_nb.distillation.store import CHECKPOINT, RECORD, is_busy
-from spectralkd_nb.experiments.plan import Plan, planned_runs
+from spectralkd_nb.experiments.plan import OF_A_RUN, Plan, planned_runs
 from spectralkd_nb.storage import write_whole
 
 if TYPE_CHECKING:
@@ -94,15 +94,11 @@ def results_of(records: Iterable[Record]) -> pandas.DataFrame:
     """
     import pandas as pd
 
-    columns = ["student", "teacher", "protocol", "method", "seed", "accuracy", "best", "seconds"]
     rows = [
-        (
-            *(record.plan.student, record.plan.teacher, record.plan.protocol, record.plan.method, record.plan.seed),
-            *(record.run.accuracy_last, record.run.accuracy_best, record.run.seconds),
-        )
+        (*record.plan.names.values(), record.run.accuracy_last, record.run.accuracy_best, record.run.seconds)
         for record in records
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*OF_A_RUN, "accuracy", "best", "seconds"])
 
 
 def epochs_to(run: Run, accuracy: float) -> int:
@@ -128,16 +124,15 @@ def grid_results(grid: Mapping[str, Any] | str | Path, store: str | Path) -> pan
     """
     import pandas as pd
 
-    keys = ["student", "teacher", "protocol", "method", "seed"]
     states, records = [], []
     for plan in planned_runs(grid):
         state, detail = state_of(plan, store)
-        states.append((*(getattr(plan, key) for key in keys), state, detail if state == FAILURE else ""))
+        states.append((*plan.names.values(), state, detail if state == FAILURE else ""))
         if state == FINISHED:
             records.append(Record(plan, read_run(record_file(plan, store))))
-    planned = pd.DataFrame(states, columns=[*keys, "state", "reason"])
+    planned = pd.DataFrame(states, columns=[*OF_A_RUN, "state", "reason"])
     done = results_of(records)
-    return planned.merge(done, "left", keys)[[*done.columns, "state", "reason"]]
+    return planned.merge(done, "left", list(OF_A_RUN))[[*done.columns, "state", "reason"]]
 
 
 def write_records(records: Iterable[Record], file: str | Path) -> None:

@@ -14,11 +14,10 @@ from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import responses
 from spectralkd_nb.distillation.store import kept_name
 from spectralkd_nb.distillation.training import default_device
-from spectralkd_nb.experiments.features import fewer
-from spectralkd_nb.experiments.grid import Bench
+from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.kept import fewer, require_epochs
 from spectralkd_nb.experiments.plan import Plan
-from spectralkd_nb.experiments.spectra import require_epochs
-from spectralkd_nb.experiments.sweep import finished_students, read_sweep
+from spectralkd_nb.experiments.sweep import read_sweep, students_of_sweep
 from spectralkd_nb.networks import build, load_weights, shipped_networks, snapshots
 from spectralkd_nb.teacher_quality import describe_response, fidelity, reference_similarity
 
@@ -55,21 +54,24 @@ def sweep_responses(
         calibration_error as in `ResponseQuality`; agreement, divergence as in `Fidelity`.
 
     Raises:
-        ValueError: what `read_sweep` and `describe_response` refuse; a finished student whose weights were not kept.
+        ValueError: what `read_sweep` and `describe_response` refuse; a finished student whose weights were not kept, or
+            that had other data or another teacher than are there now.
     """
     import pandas as pd
 
     bench, rows = Bench(store=Path(store).expanduser()), []
     references: dict[int, Tensor] = {}  # by the data's id, which lives as long as the bench
-    for step, record, teacher, _ in finished_students(read_sweep(sweep), store):
+    for step, record, teacher, _ in students_of_sweep(read_sweep(sweep), store):
         if teacher is None:
             continue
         plan, data = record.plan, bench.data_of(record.plan)
+        bench.load(plan)
+        bench.require_same([record])
         if id(data) not in references:
             references[id(data)] = reference_similarity(data)
         told = {"step": step, **asdict(teacher), "seed": plan.seed}
         pair = bench.teacher_of(plan), _student(plan, bench.store, len(data.classes))
-        bench.teachers.clear()  # each is asked once, and there may be hundreds
+        bench.forget_teachers()  # each is asked once, and there may be hundreds
         network, student = (one.to(device or default_device()) for one in pair)
         rows += [told | row for row in _described(network, data, references[id(data)], temperatures, student)]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.activations import activation_spectra
-from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.distillation.history import kept_networks
-from spectralkd_nb.distillation.store import epochs_not_kept
-from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.plan import Plan
-from spectralkd_nb.experiments.records import Record, finished_runs
+from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.kept import TEACHER, finished_students, sample_of
 from spectralkd_nb.spectra import RadialSpectrum
 
 if TYPE_CHECKING:
     import pandas
 
-TEACHER = "teacher"  # in the column of methods
-IMAGES = 256  # test images, about
 EDGES = "none"  # as the losses see the maps
 WHOSE = ["student", "teacher", "protocol", "side"]  # of one spectrum there is one of each
 
@@ -46,51 +40,19 @@ def grid_spectra(
         (pixels), frequency (cycles a pixel), modes (in the ring), power (maps squared). `stored_spectrum` reads it.
 
     Raises:
-        ValueError: a finished run kept no epochs, or not all that the grid asks for.
+        ValueError: a finished run kept no epochs, or not all that the grid asks for, or had other data or another
+            teacher than are there now.
     """
     import pandas as pd
 
     bench, rows, teachers = Bench(store=Path(store).expanduser()), [], {}
-    for record, epoch, network, data in finished_students(bench, grid, store, all_epochs_of):
+    for record, epoch, network, data in finished_students(bench, grid, all_epochs_of):
         plan, images = record.plan, sample_of(data)
-        run = {"student": plan.student, "teacher": plan.teacher, "protocol": plan.protocol}
-        rows += _rows(network, images, layers, {**run, "method": plan.method, "seed": plan.seed, "epoch": epoch})
-        which = plan.teacher, plan.teacher_weights, plan.protocol
-        if plan.teacher and which not in teachers:
-            own = {**run, "student": None, "method": TEACHER, "seed": None, "epoch": None}
-            teachers[which] = _rows(bench.teacher_of(plan), images, layers, own)
+        rows += _rows(network, images, layers, plan.names | {"epoch": epoch})
+        if plan.teacher and plan.taught_by not in teachers:
+            own = plan.names | {"student": None, "method": TEACHER, "seed": None, "epoch": None}
+            teachers[plan.taught_by] = _rows(bench.teacher_of(plan), images, layers, own)
     return pd.DataFrame([row for found in teachers.values() for row in found] + rows)
-
-
-def finished_students(
-    bench: Bench, grid: Mapping[str, Any] | str | Path, store: str | Path, all_epochs_of: int | None = None
-) -> Iterator[tuple[Record, int, nn.Module, LabelledImages]]:
-    """Record, epoch, network and data of each finished run of a grid, at what it kept last.
-
-    Args:
-        all_epochs_of: the seed whose students come at every epoch that was kept, and before them untrained at epoch 0.
-
-    Raises:
-        ValueError: a run kept no epochs, or not all that the grid asks for.
-    """
-    for record in finished_runs(grid, store):
-        plan, folder = record.plan, Path(store).expanduser() / record.plan.folder
-        data = bench.data_of(plan)
-        require_epochs(plan, folder)
-        last = plan.seed != all_epochs_of
-        for epoch, network in kept_networks(record.run, folder, len(data.classes), sample_of(data), last):
-            yield record, epoch, network, data
-
-
-def sample_of(data: LabelledImages) -> Tensor:
-    """About 256 test images, evenly spread, as the networks take them."""
-    return data.normalise(data.test_images[:: max(1, len(data.test_images) // IMAGES)])
-
-
-def require_epochs(plan: Plan, folder: Path) -> None:
-    """Refuse a finished run that did not keep what its grid asks for."""
-    if missing := epochs_not_kept(folder, plan.keep_epochs):
-        raise ValueError(f"the run in {folder} did not keep epoch {missing[0]}; delete it and run the grid again")
 
 
 def _rows(network: nn.Module, images: Tensor, layers: Sequence[str], own: dict[str, Any]) -> list[dict[str, Any]]:

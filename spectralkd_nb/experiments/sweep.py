@@ -50,12 +50,13 @@ import torch
 
 from spectralkd_nb.distillation import distributed
 from spectralkd_nb.distillation.store import kept_name
-from spectralkd_nb.experiments.grid import GridCallback, run_plans
+from spectralkd_nb.experiments.grid import run_plans
+from spectralkd_nb.experiments.kept import require_epochs
 from spectralkd_nb.experiments.methods import LABELS, checked_method, needs_teacher
 from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid, require_keys
 from spectralkd_nb.experiments.records import FAILURE, FINISHED, Record, finished_of, state_of
-from spectralkd_nb.experiments.spectra import require_epochs
 from spectralkd_nb.experiments.sweet_spot import ALONE, COARSE, CONFIRMED, FEWEST, Teacher, sweet_spot
+from spectralkd_nb.experiments.work import GridCallback
 
 if TYPE_CHECKING:
     import pandas
@@ -143,11 +144,12 @@ def sweep_teachers(
             another process tries again; a finished teacher whose weights were not kept; processes of torchrun.
     """
     distributed.require_alone("a sweep of teachers")
-    sweep, stage = read_sweep(sweep), None
+    sweep, last = read_sweep(sweep), COARSE
     for stage in _stages(sweep, store):
         _do(sweep, stage, store, retry=retry, callback=callback, device=device)
+        last = stage.step
     table = sweep_results(sweep, store)
-    if stage.step != CONFIRMED:
+    if last != CONFIRMED:
         sweet_spot(table)  # says it, if too few teachers are left
         raise ValueError(f"while this went on another process began to try failed runs of {store} again; call it again")
     return table
@@ -177,7 +179,7 @@ def sweep_results(sweep: Mapping[str, Any] | str | Path | Sweep, store: str | Pa
     import pandas as pd
 
     sweep = read_sweep(sweep)
-    rows = [_row(*found) for found in finished_students(sweep, store)]
+    rows = [_row(*found) for found in students_of_sweep(sweep, store)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -220,7 +222,7 @@ def sweep_row(
     return pd.DataFrame(rows, columns=COLUMNS).iloc[0]
 
 
-def finished_students(sweep: Sweep, store: str | Path) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:
+def students_of_sweep(sweep: Sweep, store: str | Path) -> Iterator[tuple[str, Record, Teacher | None, Record | None]]:
     """Step and record of each student that a store holds finished, with its teacher and that one's record, if any."""
     for stage in _stages(sweep, store):
         yield from _students_of_stage(sweep, stage, store)
@@ -369,12 +371,39 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
         return sweep
     given = read_grid(sweep)
     require_keys(given, KEYS | OPTIONAL, KEYS, "a sweep")
-    rule = given.get("learning_rate", "linear")
+    rule, refinements = given.get("learning_rate", "linear"), given.get("refinements", 1)
     if not isinstance(rule, str) or rule not in LEARNING_RATES:
         raise ValueError(f"learning_rate={rule!r} is no rule; choose one of {', '.join(LEARNING_RATES)}")
-    refinements = given.get("refinements", 1)
     if isinstance(refinements, bool) or not isinstance(refinements, int) or refinements < 0:
         raise ValueError(f"refinements={refinements!r}; give 0, 1, 2, ...")
+    search, confirmation = _checked_seeds(given)
+    protocol = _checked_protocol(given)
+    if not isinstance(given["method"], Mapping) or not needs_teacher(given["method"]):
+        raise ValueError(f"the method is {given['method']!r}; give one that asks a teacher")
+    checked = Sweep(
+        name=str(given.get("name", "sweep")),
+        student=given["student"],
+        teachers=_checked_networks(given["teachers"]),
+        batch_sizes=_whole_numbers("batch_sizes", given["batch_sizes"]),
+        epochs=_whole_numbers("epochs", given["epochs"]),
+        learning_rate=rule,
+        refinements=refinements,
+        also=_checked_also(given.get("also", ())),
+        search=search,
+        confirmation=confirmation,
+        protocol=protocol,
+        method=checked_method("taught", given["method"]),
+    )
+    if len(checked.coarse) < FEWEST:
+        raise ValueError("the sweep has a single teacher, and nothing to compare it with; give two or more")
+    _require_runs(checked)
+    if shared := [seed for seed in search["seeds"] if seed in confirmation["seeds"]]:
+        raise ValueError(f"seed {shared[0]!r} is one of the search and of the confirmation, which wants others")
+    return checked
+
+
+def _checked_seeds(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The search and the confirmation."""
     search, confirmation = given["search"], given["confirmation"]
     require_keys(search, {"seeds", "held_out"}, {"seeds", "held_out"}, "the search")
     require_keys(confirmation, {"seeds"}, {"seeds"}, "the confirmation")
@@ -383,39 +412,36 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
             raise ValueError(f"the {what}'s seeds are {seeds!r}; list two different ones or more")
     if search["held_out"] == 0:
         raise ValueError("held_out=0: a search on the test images could not be confirmed on them; give 2, 3, ...")
-    protocol = _checked_protocol(given)
-    if not isinstance(given["method"], Mapping) or not needs_teacher(given["method"]):
-        raise ValueError(f"the method is {given['method']!r}; give one that asks a teacher")
-    networks = given["teachers"]
+    return dict(search), dict(confirmation)
+
+
+def _checked_networks(networks: Any) -> tuple[str, ...]:
     if not isinstance(networks, list | tuple) or not networks or _is_repeated(networks):
         raise ValueError(f"the teachers are {networks!r}; list names of networks, each once")
-    also = given.get("also", ())
+    return tuple(_checked_network(network) for network in networks)
+
+
+def _checked_also(also: Any) -> tuple[Teacher, ...]:
+    """Teachers to confirm beside the chosen ones."""
     if not isinstance(also, list | tuple) or not all(isinstance(one, list | tuple) and len(one) == 3 for one in also):
         raise ValueError(f"also={also!r}; list teachers as [network, batch size, epochs]")
-    if strange := [name for name in (*networks, *(one[0] for one in also)) if not isinstance(name, str)]:
-        raise ValueError(f"a teacher is {strange[0]!r}, which is no name")
-    checked = Sweep(
-        name=str(given.get("name", "sweep")),
-        student=given["student"],
-        teachers=tuple(networks),
-        batch_sizes=_whole_numbers("batch_sizes", given["batch_sizes"]),
-        epochs=_whole_numbers("epochs", given["epochs"]),
-        learning_rate=rule,
-        refinements=refinements,
-        also=tuple(Teacher(network, *_whole_numbers("also", sizes)) for network, *sizes in also),
-        search=dict(search),
-        confirmation=dict(confirmation),
-        protocol=protocol,
-        method=checked_method("taught", given["method"]),
-    )
-    if len(checked.coarse) < FEWEST:
-        raise ValueError("the sweep has a single teacher, and nothing to compare it with; give two or more")
-    for held_out, seeds in ((search["held_out"], search["seeds"]), (0, confirmation["seeds"])):
-        stage = Stage(COARSE, tuple(dict.fromkeys((*checked.coarse, *checked.also))), tuple(seeds), held_out)
-        _teacher_plans(checked, stage)  # raises for what no run has
-    if shared := [seed for seed in search["seeds"] if seed in confirmation["seeds"]]:
-        raise ValueError(f"seed {shared[0]!r} is one of the search and of the confirmation, which wants others")
-    return checked
+    return tuple(Teacher(_checked_network(network), *_whole_numbers("also", sizes)) for network, *sizes in also)
+
+
+def _checked_network(network: Any) -> str:
+    if not isinstance(network, str):
+        raise ValueError(f"a teacher is {network!r}, which is no name")
+    return network
+
+
+def _require_runs(sweep: Sweep) -> None:
+    """Refuse what no run has, of every teacher and of a student from each network."""
+    teachers = tuple(dict.fromkeys((*sweep.coarse, *sweep.also)))
+    for held_out, seeds in ((sweep.search["held_out"], sweep.search["seeds"]), (0, sweep.confirmation["seeds"])):
+        _teacher_plans(sweep, Stage(COARSE, teachers, tuple(seeds), held_out))
+    for network in dict.fromkeys(teacher.network for teacher in teachers):
+        protocol = {**sweep.protocol, "held_out": 0}
+        planned_runs(_grid(sweep.student, network, "its own", {"taught": sweep.method}, protocol, 0))
 
 
 def _is_repeated(values: Sequence[Any]) -> bool:

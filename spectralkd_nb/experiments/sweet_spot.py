@@ -206,7 +206,7 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
         table: of `sweep_results`. step: one of its steps.
     Returns:
         seed; student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
-        "alone"); accuracy, percent; best (missing: tables of sweeps have no curves) and seconds, of both trainings.
+        "alone"); accuracy, percent; seconds, of both trainings. Tables of sweeps have no best epochs.
     Raises:
         ValueError: the table has no such step.
     """
@@ -218,7 +218,7 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
         for alone, *which in zip(own.network.isna(), own.network, own.batch_size, own.epochs, strict=True)
     ]
     kept = {"student": "student", "teacher": None, "protocol": step, "method": named}
-    runs = own[["seed", "seconds"]].assign(**kept, accuracy=own.student_accuracy, best=np.nan)
+    runs = own[["seed", "seconds"]].assign(**kept, accuracy=own.student_accuracy)
     return runs.reset_index(drop=True)
 
 

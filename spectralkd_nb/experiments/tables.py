@@ -1,4 +1,4 @@
-"""The results of a grid as one table: numbers for a file, text for a terminal, LaTeX for a paper, Markdown for a page."""
+"""A grid's results as one table: numbers for a file, text for a terminal, LaTeX for a paper, Markdown for a page."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def table_as(table: pandas.DataFrame, form: str) -> str:
 
     Text and LaTeX have a row a method and two columns a pair: accuracy with the half width of its 95 % interval and, in
     brackets, the mean of the best epochs; and the difference from the baseline with its interval, marked + or - where
-    Holm's correction leaves it better or worse. Markdown has the same and the verdict in words, a row a method and pair.
-    CSV has every number, a row a method and pair.
+    Holm's correction leaves it better or worse. Markdown has the same and the verdict in words, and CSV every number;
+    both have a row a method and pair.
 
     Raises:
         ValueError: an unknown form.
@@ -89,7 +89,14 @@ def _wide(table: pandas.DataFrame) -> pandas.DataFrame:
 def _markdown(table: pandas.DataFrame) -> str:
     """The best mean of a pair first; the column of pairs only where there are several."""
     several = len(table[RUN[:3]].drop_duplicates()) > 1
-    head = [*(["pair"] if several else []), "method", "seeds", "accuracy, % (best epoch)", "difference (95 %)", "verdict"]
+    head = [
+        *(["pair"] if several else []),
+        "method",
+        "seeds",
+        "accuracy, % (best epoch)",
+        "difference (95 %)",
+        "verdict",
+    ]
     rows = [head, ["---"] * len(head)]
     for (student, teacher, protocol), own in table.groupby(RUN[:3], sort=False, dropna=False):
         pair = [_pair(student, teacher, protocol)] if several else []

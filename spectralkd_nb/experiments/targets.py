@@ -15,14 +15,13 @@ from spectralkd_nb.activations import activation_spectra
 from spectralkd_nb.adaptation import describe_target
 from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import AdaptiveMatching, evaluate, responses
-from spectralkd_nb.distillation.history import as_it_began, kept_networks
+from spectralkd_nb.distillation.history import EACH, SIZE, as_it_began, kept_networks
 from spectralkd_nb.distillation.store import STEP, kept_name
-from spectralkd_nb.experiments.features import OF_A_RUN, with_teachers
-from spectralkd_nb.experiments.grid import Bench
-from spectralkd_nb.experiments.methods import ANCHOR, FEATURES, method_step
-from spectralkd_nb.experiments.plan import Plan, pairs_of, read_grid
+from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.kept import finished_students, sample_of, with_teachers
+from spectralkd_nb.experiments.methods import ANCHOR, FEATURES, method_step, on_both_sides
+from spectralkd_nb.experiments.plan import OF_A_RUN, Plan, pairs_of, read_grid
 from spectralkd_nb.experiments.records import Record
-from spectralkd_nb.experiments.spectra import finished_students, sample_of
 from spectralkd_nb.networks import load_weights
 from spectralkd_nb.networks.features import features_of
 from spectralkd_nb.pictures import photograph_crops
@@ -30,7 +29,6 @@ from spectralkd_nb.pictures import photograph_crops
 if TYPE_CHECKING:
     import pandas
 
-SIZE, EACH = 128, 4  # pixels a side, and how many cut-outs of each photograph, for alpha
 MEASURED = [
     *("mismatch", "moved", "channels", "channels_before", "adapted_accuracy", "test_loss"),
     *("target_alpha", "target_lower", "target_upper", "student_alpha", "student_lower", "student_upper"),
@@ -58,7 +56,8 @@ def grid_targets(
         student's cross-entropy on the test images, nats), target_alpha, student_alpha, and their intervals' ends.
 
     Raises:
-        ValueError: a finished run did not keep what is asked for, or a layer that does not exist.
+        ValueError: a finished run did not keep what is asked for, or had other data or another teacher than are there
+            now; a layer that does not exist.
     """
     import pandas as pd
 
@@ -66,22 +65,22 @@ def grid_targets(
     crops, pairs = 255 * photograph_crops(SIZE, EACH), pairs_of(grid)
     originals: dict[tuple, Target] = {}
     last = begun = None
-    for record, epoch, student, data in finished_students(bench, grid, store, all_epochs_of):
+    for record, epoch, student, data in finished_students(bench, grid, all_epochs_of):
         images, adapted = sample_of(data), None
         if ANCHOR in record.plan.terms:
             if last is not record:  # a run's epochs come one after the other
-                last, begun = record, step_as_begun(record, bench.store, bench)
+                last, begun = record, step_as_begun(record, bench)
             adapted = step_after(begun, bench.store / record.plan.folder, epoch).adapted.network
         loss = {"test_loss": loss_on_test_images(student, data)}
         for plan in with_teachers(record.plan, pairs):
             for mine, its in _layers(plan, layers):
-                which = plan.teacher, plan.teacher_weights, plan.protocol, its
+                which = *plan.taught_by, its
                 if which not in originals:
                     originals[which] = _target(bench.teacher_of(plan), data, images, crops, its)
                 original = originals[which]
                 target = original if adapted is None else _target(adapted, data, images, crops, its)
                 features = features_of(student, images, [mine])[mine]
-                told = {key: getattr(plan, key) for key in OF_A_RUN} | {"epoch": epoch, "layer": its}
+                told = plan.names | {"epoch": epoch, "layer": its}
                 quality = vars(describe_target(features, target.features, original.features))
                 rows.append(told | quality | target.facts | loss | alpha_of(student, data, crops, mine, "student"))
     return pd.DataFrame(rows, columns=[*OF_A_RUN, "epoch", "layer", *MEASURED])
@@ -101,20 +100,14 @@ def _target(network: nn.Module, data: LabelledImages, images: Tensor, crops: Ten
 
 def _layers(plan: Plan, layers: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of layers that a run learned, or those that are asked for."""
-    pairs = [pair for term, settings in plan.terms.items() if term in FEATURES for pair in settings["layers"]]
-    named = [(pair, pair) if isinstance(pair, str) else tuple(pair) for pair in pairs]
+    learned = [settings["layers"] for term, settings in plan.terms.items() if term in FEATURES]
+    named = [on_both_sides(layer) for some in learned for layer in some]
     return list(dict.fromkeys(named)) or [(layer, layer) for layer in layers]
 
 
-def step_as_begun(record: Record, store: Path, bench: Bench) -> nn.Module:
-    """The step of a run as it was before training, in eval mode.
-
-    Raises:
-        ValueError: the data or the teacher are others than the run had.
-    """
+def step_as_begun(record: Record, bench: Bench) -> nn.Module:
+    """The step of a run as it was before training, in eval mode. bench: with the data and the teacher that it had."""
     plan, data = record.plan, bench.data_of(record.plan)
-    bench.load(plan)
-    bench.require_same([record], store)
     began = as_it_began(record.run, len(data.classes), sample_of(data))
     step, _ = method_step(plan.terms, began, bench.teacher_of(plan), data, plan.seed)
     return step.eval()
@@ -141,10 +134,11 @@ def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, 
     Raises:
         ValueError: the run kept no epochs; its data or teacher are others now. FileNotFoundError: it kept no steps.
     """
-    store = Path(store).expanduser()
-    bench, folder = Bench(store=store), store / record.plan.folder
-    data = bench.data_of(record.plan)
-    begun = step_as_begun(record, store, bench)
+    bench = Bench(store=Path(store).expanduser())
+    bench.load(record.plan)
+    bench.require_same([record])
+    data, folder = bench.data_of(record.plan), bench.store / record.plan.folder
+    begun = step_as_begun(record, bench)
     students = kept_networks(record.run, folder, len(data.classes), sample_of(data))
     return {epoch: (student.eval(), step_after(begun, folder, epoch)) for epoch, student in students}
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralkd_nb.losses.features import in_full
+from spectralkd_nb.losses.pairs import in_full
 
 MODES = ("paper", "code")
 
@@ -33,7 +33,8 @@ def attention_loss(student: Tensor, teacher: Tensor, mode: str = "paper") -> Ten
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: another mode, not four dimensions, unequal batches or sizes, no elements.
+        ValueError: another mode, not four dimensions, unequal batches or sizes, no elements. TypeError: not real
+            floating.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is none of {MODES}")

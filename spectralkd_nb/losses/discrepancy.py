@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectralkd_nb.losses.features import in_full
+from spectralkd_nb.losses.pairs import checked_pair, in_full, require_maps
 from spectralkd_nb.losses.selectivity import (
     AT_ONCE,
     channel_vectors,
@@ -21,7 +21,6 @@ from spectralkd_nb.losses.selectivity import (
     inverse_lengths,
     squared_discrepancy,
 )
-from spectralkd_nb.losses.spectral import checked_pair
 
 
 @dataclass(frozen=True)
@@ -239,10 +238,7 @@ def _maps_of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _full_maps(maps: Tensor, name: str, needed: str) -> Tensor:
-    if not maps.is_floating_point():
-        raise TypeError(f"the {name} are {maps.dtype}; real floating maps are needed")
-    if maps.ndim != 4 or maps.numel() == 0:
-        raise ValueError(f"the {name} have shape {tuple(maps.shape)}; {needed} is needed, none of them 0")
+    require_maps(maps, name, needed)
     return in_full(maps, maps)[0]
 
 

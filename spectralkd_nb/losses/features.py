@@ -1,23 +1,12 @@
-"""Losses on features of equal shape, and what every loss does with its two arguments first."""
+"""Losses on features of equal shape."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from spectralkd_nb.losses.pairs import in_full
 from spectralkd_nb.spectra import mode_weights
-
-
-def in_full(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 (float64 stays), whatever autocast made of them.
-
-    Raises:
-        ValueError: one of them has no elements, and a mean over nothing is NaN.
-    """
-    if student.numel() == 0 or teacher.numel() == 0:
-        raise ValueError(f"student {tuple(student.shape)} or teacher {tuple(teacher.shape)} is empty")
-    student, teacher = (x if x.dtype == torch.float64 else x.float() for x in (student, teacher))
-    return student, teacher
 
 
 def _difference(student: Tensor, teacher: Tensor) -> Tensor:
@@ -41,7 +30,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: unequal shapes, no elements.
+        ValueError: unequal shapes, no elements. TypeError: not real floating.
     """
     return _difference(student, teacher).square().mean()
 
@@ -59,7 +48,7 @@ def fourier_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: unequal shapes, no elements, fewer than two dimensions.
+        ValueError: unequal shapes, no elements, fewer than two dimensions. TypeError: not real floating.
     """
     if student.ndim < 2:
         raise ValueError(f"maps have shape {tuple(student.shape)}; two spatial dimensions (..., H, W) are needed")

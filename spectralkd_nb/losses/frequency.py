@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectralkd_nb.losses.spectral import checked_pair, law_shares, log_shape, map_error, ring_weight
+from spectralkd_nb.losses.pairs import checked_pair, map_error
+from spectralkd_nb.losses.spectral import law_shares, log_shape, ring_weight
 from spectralkd_nb.spectra import RadialSpectrum, mode_frequencies, mode_weights, radial_spectrum
 
 Loss = Callable[[Tensor, Tensor], Tensor]

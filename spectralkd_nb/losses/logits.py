@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spectralkd_nb.losses.features import in_full
+from spectralkd_nb.losses.pairs import in_full
 
 __all__ = ["kd_loss"]
 
@@ -34,6 +34,7 @@ def kd_loss(
         A scalar, float32 or float64.
     Raises:
         ValueError: unequal shapes, not two dimensions, no elements, T not positive, an unknown standardisation.
+            TypeError: not real floating.
     """
     return softened_divergence(student_logits, teacher_logits.detach(), temperature, standardise)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from spectralkd_nb.losses.spectral import checked_pair
+from spectralkd_nb.losses.pairs import checked_pair
 
 KERNELS = ("linear", "poly", "gaussian")
 SIZES = ("pool", "refuse")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spectralkd_nb.losses.features import in_full
+from spectralkd_nb.losses.pairs import checked_pair, map_error
 from spectralkd_nb.spectra import (
     SMALLEST_SIDE,
     PowerLawFit,
@@ -150,31 +150,6 @@ class _ChannelPower(torch.autograd.Function):
         )
         columns = torch.fft.ifft(modes * per_mode[:, None], dim=-2, norm="forward")
         return torch.fft.irfft(columns, n=ctx.width, norm="forward")
-
-
-def checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least, the teacher detached. A transform in half precision loses what is compared here."""
-    for name, maps in (("student", student), ("teacher", teacher)):
-        if not maps.is_floating_point():
-            raise TypeError(f"the {name}'s maps are {maps.dtype}; real floating maps are needed")
-        if maps.ndim != 4 or maps.numel() == 0:
-            raise ValueError(
-                f"the {name}'s maps have shape {tuple(maps.shape)}; (B, C, H, W) is needed, none of them 0"
-            )
-    if len(student) != len(teacher):
-        raise ValueError(f"{len(student)} images of the student's and {len(teacher)} of the teacher's make no pairs")
-    return in_full(student, teacher.detach())
-
-
-def map_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """student - teacher, both (B, C, H, W), in float32 at least; the gradient goes to the student only."""
-    student, teacher = checked_pair(student, teacher)
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"the student's maps {tuple(student.shape)} and the teacher's {tuple(teacher.shape)} differ in shape; "
-            "apply a connector to the student's first"
-        )
-    return student - teacher
 
 
 @by_size

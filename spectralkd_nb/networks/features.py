@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from spectralkd_nb.names import nearest
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's tensors are; the CPU for one that has none."""
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
 
 
 @contextmanager
@@ -51,7 +57,7 @@ def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dic
     """What modules return for images, by path; in eval mode, without a gradient, on the network's device.
 
     Args:
-        network: with parameters, which say its device. images: (B, C, H, W), normalised. paths: dotted, of modules that
+        network: the images are brought to its device. images: (B, C, H, W), normalised. paths: dotted, of modules that
             return one tensor.
 
     Returns:
@@ -63,9 +69,8 @@ def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dic
     """
     if not paths:
         return {}
-    device = next(network.parameters()).device
     with torch.no_grad(), in_eval_mode(network), collected(network, paths) as seen:
-        network(images.to(device))
+        network(images.to(device_of(network)))
     return seen
 
 
@@ -79,7 +84,7 @@ def modules_at(network: nn.Module, paths: Sequence[str]) -> dict[str, nn.Module]
         raise ValueError("a compiled network hands out no features; train with Recipe(compile=False)")
     known = {path: module for path, module in network.named_modules() if path}
     if missing := [path for path in paths if path not in known]:
-        near = difflib.get_close_matches(missing[0], known, 3, 0.3) or list(known)[:3]
+        near = nearest(missing[0], known) or list(known)[:3]
         raise ValueError(f"the network has no layer {missing[0]!r}; the nearest are {', '.join(map(repr, near))}")
     return {path: known[path] for path in paths}
 

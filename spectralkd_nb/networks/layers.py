@@ -27,7 +27,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 LAYOUTS = ("BCHW", "BHWC", "BLC", "BC")
 UNKNOWN = "?"
 
-SMALLEST_SIDE = 4  # pixels; below it a map has a single ring of frequencies
 BATCH = 2  # with one image a batch norm that has no running statistics fails on a map of one pixel
 PROBE_SIDE = 100  # the first side of a probe: larger than an index that a network selects with
 
@@ -64,11 +63,6 @@ class Layer:
         """For people, e.g. "layer2.0.conv1 (Conv2d, 64 x 16 x 16)"."""
         sizes = " x ".join(map(str, self.shape))
         return f"{self.path} ({self.kind}, {sizes})" if sizes else f"{self.path} ({self.kind})"
-
-    @property
-    def spatial(self) -> bool:
-        """Whether there is a grid that is known and has at least 4 pixels a side."""
-        return self.grid is not None and min(self.grid) >= SMALLEST_SIDE
 
     def __str__(self) -> str:
         return self.label

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 import urllib.error
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb import data_path
+from spectralkd_nb.names import nearest
 from spectralkd_nb.networks.families import NAMES, family_of
+from spectralkd_nb.storage import Damaged, require_checksums
 
+FINGERPRINT = "fingerprint"  # in the head of a .safetensors file, of what it holds
 WEIGHTS = "weights"  # the folder in data/
 EPOCHS = "weights/epochs"  # of networks at several moments of their training
 TORCHVISION = "torchvision/"
@@ -92,7 +95,7 @@ def build(
     classes = classes or (card["classes"] if card else 100)
     network = _seeded(lambda: make(classes), seed)
     if pretrained:
-        load_weights(network, data_path(f"{WEIGHTS}/{card['file']}")).eval()
+        load_weights(network, _verified(f"{WEIGHTS}/{card['file']}", card)).eval()
     network.info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32))
     return network
 
@@ -131,7 +134,7 @@ def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
         )
     networks = {0: build(name, card["classes"], seed=card["seed"]).eval()}
     for kept in card["epochs"]:
-        file = data_path(f"{EPOCHS}/{kept['file']}")
+        file = _verified(f"{EPOCHS}/{kept['file']}", kept)
         networks[kept["epoch"]] = load_weights(build(name, card["classes"]), file).eval()
     for network in networks.values():
         network.info = _info(card)
@@ -140,6 +143,21 @@ def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
 
 def _cards(folder: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in sorted(data_path(folder).glob("*.json"))]
+
+
+def _verified(name: str, card: Mapping[str, Any]) -> Path:
+    """The path of a shipped file, which is as its card says to the last bit.
+
+    Raises:
+        Damaged: it is not.
+    """
+    file = data_path(name)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != card["sha256"]:
+        raise Damaged(
+            f"{file} is damaged: it is not the file that its card describes. Get it again (git checkout data/{name} in "
+            "a checkout, else install the package again)"
+        )
+    return file
 
 
 def _listed(cards: list[dict[str, Any]]) -> str:
@@ -189,7 +207,7 @@ def randomness_kept() -> Iterator[None]:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    near = nearest(name, names)
     return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(NAMES)} and torchvision/..."
 
 
@@ -269,7 +287,8 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
     the usual other names of modules (`linear`, `shortcut`, `block1.layer.0`) are understood.
 
     Raises:
-        FileNotFoundError. ValueError: not a file of weights, or keys that do not fit; the sentence names the first.
+        FileNotFoundError. ValueError: not a file of weights, a damaged one, or keys that do not fit; the sentence names
+            the first.
     """
     file = Path(file).expanduser()
     state = _renamed(_read_state(file), network)
@@ -298,11 +317,13 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no file {file}; give the path of a state_dict")
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
+            state = _read_safetensors(file)
         else:
+            if zipfile.is_zipfile(file):  # all but those of torch before 1.6
+                require_checksums(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except Damaged:
+        raise
     except Exception as error:  # torch, zipfile, pickle and safetensors each have their own
         # Not torch's own words: they advise to read the file in the way that executes it.
         raise ValueError(
@@ -315,6 +336,22 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file} holds no state_dict: names of tensors are wanted")
     return dict(state)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Its tensors, compared with the fingerprint that files of this package carry; others carry none.
+
+    Raises:
+        Damaged: they are not those that were written.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        stated = (opened.metadata() or {}).get(FINGERPRINT)
+        state = {key: opened.get_tensor(key) for key in sorted(opened.keys())}  # in the order of the fingerprint
+    if stated is not None and fingerprint_of(state) != stated:
+        raise Damaged(f"{file} is damaged: its weights are not those that were written")
+    return state
 
 
 def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 FROZEN, ADAPTED, LEARNS = "0.88", "#FBE3D2", "#D6E8F5"
-THEIRS, TARGET, OFFERED = "the teacher's own", "target", "student, connected"
 VERDICTS = {  # no arrows: of a loss the lower is the better
     "better": {"marker": "o", "color": PALETTE[0], "ms": 6, "lw": 1.2},
     "worse": {"marker": "s", "color": PALETTE[1], "ms": 6, "lw": 1.2},

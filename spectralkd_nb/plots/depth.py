@@ -66,9 +66,14 @@ def _draw_law(axis, law: DepthLaw, colour: str) -> None:
         raise ValueError("the figure counts depth in layers; fit the laws with unit='layers'")
     (line,) = law.rival("linear").curves
     axis.plot(*line, color=colour, linestyle="--", lw=1)
-    solid = next((name for name in law.standing if name not in ("constant", "linear")), None)
+    solid = _best_other(law)
     for curve in law.rival(solid).curves if solid else ():
         axis.plot(*curve, color=colour, lw=1.6)
+
+
+def _best_other(law: DepthLaw) -> str | None:
+    """The best law that stands beside the line."""
+    return next((name for name in law.standing if name not in ("constant", "linear")), None)
 
 
 def _shade_stages(axis, profile: ExponentProfile) -> None:
@@ -251,4 +256,6 @@ def depth_summary(
     # Below the panels, where no legend covers a point.
     marks = zip(left[0].get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
     figure.legend(*(ours + theirs for ours, theirs in marks), loc="outside lower center", ncols=4, fontsize=9)
-    return CaptionedFigure(figure, f"Depth moves alpha. {'; '.join(parts)}. {law.name}: {law}")
+    solid = _best_other(law)
+    lines = "dashed, one line" + (f"; solid, {solid}" if solid else "")
+    return CaptionedFigure(figure, f"Depth moves alpha. {'; '.join(parts)}. {law.name} ({lines}): {law}")

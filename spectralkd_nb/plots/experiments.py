@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from spectralkd_nb.experiments.comparison import compare_methods, summary
+from spectralkd_nb.experiments.comparison import compare_methods, over_seeds, summary
 from spectralkd_nb.plots.style import PALETTE, CaptionedFigure, cut, new_figure
 
 if TYPE_CHECKING:
@@ -120,9 +120,10 @@ def _draw_runs(axis, runs: pandas.DataFrame, methods: Sequence[str]) -> None:
     for seed, own in runs.groupby("seed"):
         accuracy = own.set_index("method").accuracy.reindex(methods)  # NaN, a gap, where a run is missing
         axis.plot(accuracy, np.arange(len(methods)) + lift[seed], **style)
-    for method in summary(runs).itertuples():
-        half = None if method.seeds < 2 else method.upper - method.mean
-        axis.errorbar(method.mean, methods.index(method.method) + MEAN, xerr=half, fmt="kD", ms=4, **ERROR_BAR)
+    for method, own in runs.groupby("method", sort=False, observed=True):
+        found = over_seeds(own.accuracy)
+        half = None if found.seeds < 2 else found.upper - found.mean
+        axis.errorbar(found.mean, methods.index(method) + MEAN, xerr=half, fmt="kD", ms=4, **ERROR_BAR)
 
 
 def _style_of_runs(joined: bool) -> dict[str, object]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spectralkd_nb.experiments.comparison import compare_methods, summary
+from spectralkd_nb.experiments.comparison import compare_methods, over_seeds
+from spectralkd_nb.experiments.kept import TEACHER
 from spectralkd_nb.experiments.profiles import STUDENT, compare_profiles, profile_distances
-from spectralkd_nb.experiments.spectra import TEACHER
 from spectralkd_nb.plots.depth import ALPHA_AXIS
 from spectralkd_nb.plots.experiments import in_seeds, named_group, only_group, said_of_methods
 from spectralkd_nb.plots.style import DASHES, PALETTE, CaptionedFigure, cut, new_figure
@@ -74,11 +73,11 @@ def student_profiles(profiles: pandas.DataFrame, baseline: str, distance: str = 
 
 def _over_seeds(layers: pandas.DataFrame) -> pandas.DataFrame:
     """By layer: mean alpha over seeds with its 95 % t interval, relative depth, and the share that can be trusted."""
-    known = layers[layers.alpha.notna()]
-    named = known.assign(method=known.layer, accuracy=known.alpha, best=math.nan, seconds=math.nan)
-    means = summary(named).set_index("method")[["mean", "lower", "upper"]]
-    places = known.groupby("layer")[["relative_depth", "trusted"]].mean()
-    return means.join(places).sort_values("relative_depth")
+    import pandas as pd
+
+    known = layers[layers.alpha.notna()].groupby("layer")
+    means = pd.DataFrame({layer: over_seeds(own.alpha)._asdict() for layer, own in known}).T
+    return means.join(known[["relative_depth", "trusted"]].mean()).sort_values("relative_depth")
 
 
 def _draw_layers(axis, layers: pandas.DataFrame, style: dict[str, object]) -> None:

@@ -37,10 +37,6 @@ from spectralkd_nb.spectra import (
 if TYPE_CHECKING:
     import pandas
 
-
-if TYPE_CHECKING:
-    import pandas
-
 DECADES = 8  # of power that a picture of the plane shows
 
 
@@ -176,7 +172,7 @@ def _octave_shares(power: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     shares = {}
     for low, high in pairwise((0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)):
         inside = (radius > low) & (radius <= high)
-        shares[f"1/{round(1 / high)}" if low else f"< 1/{round(1 / high)}"] = float(
+        shares[f"1/{round(1 / high)}" if low else f"<1/{round(1 / high)}"] = float(
             weighted[inside].sum() / weighted.sum()
         )
     return shares
@@ -209,10 +205,10 @@ def spectra_and_laws(
         spectrum = on_cpu(spectrum)
         fit = fit_power_law(spectrum, band)
         draw_law(axis, spectrum, fit, i, name)
-        decades, factor = _range_and_miss(spectrum, fit)
+        of_frequency, of_power, factor = _ranges_and_miss(spectrum, fit)
         parts.append(
-            f"{name} falls as f^-{fit.alpha:.2f} over {decades:.1f} decades, nine rings in ten within a factor of "
-            f"{factor:.1f}"
+            f"{name} falls as f^-{fit.alpha:.2f} over {of_frequency:.1f} decades of frequency, {of_power:.1f} of "
+            f"power, nine rings in ten within a factor of {factor:.1f}"
         )
     label_spectrum_axes(axis, title)
     axis.legend(loc="lower left")
@@ -238,12 +234,13 @@ def law_by_band(spectrum: RadialSpectrum, bands: Sequence[tuple[float, float]], 
     return CaptionedFigure(figure, f"The exponent of {name} depends on the band: {', '.join(parts)} cycles a pixel.")
 
 
-def _range_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float]:
-    """Decades of power that the law spans over the band, and the factor that nine in ten rings of the band keep to."""
+def _ranges_and_miss(spectrum: RadialSpectrum, fit: PowerLawFit) -> tuple[float, float, float]:
+    """Decades of frequency and of the law's power in the band, and the factor that nine in ten of its rings keep to."""
     inside = _inside(spectrum, fit.band)
     frequency, power = spectrum.frequency[inside], spectrum.power[inside].double()
     law = fit.predict(frequency)
-    return float((law.max() / law.min()).log10()), float((power / law).log().abs().quantile(0.9).exp())
+    decades = (float((values.max() / values.min()).log10()) for values in (frequency, law))
+    return *decades, float((power / law).log().abs().quantile(0.9).exp())
 
 
 def draw_law(axis, spectrum: RadialSpectrum, fit: PowerLawFit, i: int, name: str) -> None:
@@ -264,6 +261,7 @@ def _draw_line(axis, fit: PowerLawFit, i: int, name: str) -> None:
         fit.predict(torch.tensor(fit.band)).tolist(),
         linestyle=DASHES[i % len(DASHES)],
         color=PALETTE[i % len(PALETTE)],
+        lw=1.5 + 0.7 * i,  # a later line may lie on an earlier one
         label=f"{name}: $\\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]",
     )
 

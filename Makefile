@@ -48,7 +48,7 @@ test: $(INSTALLED) $(RAY) $(BOOK) ## run every check: lint, format, unit tests, 
 	@echo "--- format"
 	$(BIN)/ruff format --check .
 	@echo "--- unit tests, and the notebooks run again and their printed outputs compared"
-	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder --nbval --nbval-current-env tests notebooks
+	$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env tests notebooks
 
 # Nothing of the machine or the moment is kept, so that two runs make the same file: no widget state, no timings, no
 # version of Python, and what a cell prints in one piece.
@@ -77,9 +77,10 @@ pictures: $(INSTALLED) ## draw the README's picture and animation, in notebooks/
 	$(BIN)/python .ci/pictures.py
 
 # Colab itself cannot be had here. Its versions of kernel, widgets, matplotlib and numpy can; its own page is not tried.
+test-colab: export OMP_NUM_THREADS = 1
 test-colab: export IPYTHONDIR := $(CURDIR)/.state/ipython7
 test-colab: $(COLAB)/.installed ## run the notebooks and the widgets' tests with packages of Colab's generation
-	$(COLAB)/bin/pytest --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
+	$(COLAB)/bin/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
 
 bench: $(INSTALLED) ## measure the speed
 	$(BIN)/pytest -s tests/benchmarks

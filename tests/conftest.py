@@ -28,25 +28,13 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-# --- the order of tests, and which go together where several processes share them ----------------
+# --- the order of tests --------------------------------------------------------------------------
 
 
-def lesson_of(item: pytest.Item) -> str | None:
-    """The lesson that a test runs as a whole: in a kernel (nbval) or in a browser."""
-    if item.path.suffix == ".ipynb":
-        return item.path.stem
-    if item.path.name != "test_browser.py" or not hasattr(item, "callspec"):
-        return None
-    return item.callspec.params["lesson"].stem
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: the lessons in a browser, then in a kernel.
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Lessons first, since they take longest; what nbval has trained for one lies there when the browser comes to it.
-
-    All tests of a lesson, and else all of a file, go to one process: they share what is expensive to make.
+    Where two processes share the tests, one has the browser's and the other the kernels', which are soon ahead: what a
+    lesson trains there is kept in notebooks/runs, and the browser's copy of that lesson reads it.
     """
-    groups = {item: lesson_of(item) or "" for item in items}
-    items.sort(key=lambda item: (groups[item] == "", groups[item], groups[item] != "" and item.path.suffix != ".ipynb"))
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(groups[item] or item.path.name))
+    items.sort(key=lambda item: (item.path.name != "test_browser.py", item.path.suffix != ".ipynb"))

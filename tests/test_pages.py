@@ -194,6 +194,13 @@ def test_the_minutes_of_a_lessons_sections_add_up_to_those_in_its_box():
     assert spent == {lesson: minutes(lesson) for lesson in LESSONS}
 
 
+def test_a_section_that_says_its_minutes_says_the_teachers():
+    listed = {(int(row[0]), row[1]): int(row[2]) for row in rows(TEACHERS.partition("## Minutes a section")[2])}
+    for lesson in LESSONS:
+        for title, taken in re.findall(r"^## (.+)\n\n\*(\d+) minutes?\*", texts(lesson), re.MULTILINE):
+            assert listed[lesson, title] == int(taken), f"lesson {lesson}, {title}"
+
+
 def test_every_section_of_every_lesson_has_its_minutes():
     listed = {(int(row[0]), row[1]) for row in rows(TEACHERS.partition("## Minutes a section")[2])}
     sections = {

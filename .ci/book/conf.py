@@ -68,6 +68,9 @@ html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "navbar_start": [],  # a second field of search, above the one in the sidebar
+    "navbar_persistent": [],
+    "navbar_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

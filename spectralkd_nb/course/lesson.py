@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,7 +64,8 @@ class Lesson:
     def run_grid(self, grid: Mapping[str, Any] | str | Path, store: str | Path, **options: Any) -> pandas.DataFrame:
         """`experiments.run_grid` on the lesson's device, behind a table of all runs and the bar of the current one.
 
-        Stop it with the kernel's stop button; the same cell then goes on where it was stopped.
+        Stop it with the kernel's stop button; the same cell then goes on where it was stopped. On a CPU it runs in one
+        thread; several notebooks may work on one store.
 
         Args, returns: as for `experiments.run_grid`.
         """
@@ -71,7 +73,20 @@ class Lesson:
 
         view = widgets.GridView()
         display(view)
-        return run_grid(grid, store, **{"device": self.device, "callback": view, **options})
+        with _one_thread(self.device):
+            return run_grid(grid, store, **{"device": self.device, "callback": view, **options})
+
+
+@contextlib.contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """On a CPU one thread: how many there are decides the order of sums, and so how a run comes out."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def start(profile: str | None = None, seed: int = 0) -> Lesson:

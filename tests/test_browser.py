@@ -51,7 +51,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("
 STORE = NOTEBOOKS[0].parent / "runs"
 WIDTHS = (1400, 800)  # of the window: a laptop's, and half of one
 HEIGHT = 1000
-STARTING, RUNNING, DRAWING = 60, 180, 60  # seconds before giving up; how long it took is printed, never asserted
+STARTING, RUNNING, DRAWING = 60, 300, 60  # seconds before giving up; how long it took is printed, never asserted
 
 # What the browser may complain of: a pattern, and why it is no fault of a lesson.
 ALLOWED_IN_CONSOLE: dict[str, str] = {}

@@ -333,7 +333,7 @@ def test_a_command_names_all_epochs_that_the_run_has_kept(tmp_path, data_file):
     assert whole["command"] == kept["command"]
     assert whole["command"].endswith("--keep-epochs 1 3 --ship data/weights --ship-epochs data/weights/epochs")
     assert kept["epochs"][-1]["accuracy"] == whole["accuracy"]
-    about_files = {"file", "accuracy", "accuracy of", "accuracy in full precision", "epochs"}
+    about_files = {"file", "sha256", "accuracy", "accuracy of", "accuracy in full precision", "epochs"}
     assert {k: v for k, v in whole.items() if k not in about_files} == {
         k: v for k, v in kept.items() if k not in about_files
     }

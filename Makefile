@@ -12,6 +12,9 @@ DISK := 6.4 GB
 COLAB_DOWNLOAD := 160 MB
 COLAB_DISK := 800 MB
 
+# How several processes share the tests: a file each at a time, in the order of tests/conftest.py.
+SHARED = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RAY := $(VENV)/.ray
@@ -48,7 +51,7 @@ test: $(INSTALLED) $(RAY) $(BOOK) ## run every check: lint, format, unit tests, 
 	@echo "--- format"
 	$(BIN)/ruff format --check .
 	@echo "--- unit tests, and the notebooks run again and their printed outputs compared"
-	$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env tests notebooks
+	$(BIN)/pytest $(SHARED) --nbval --nbval-current-env tests notebooks
 
 # Nothing of the machine or the moment is kept, so that two runs make the same file: no widget state, no timings, no
 # version of Python, and what a cell prints in one piece.
@@ -80,7 +83,7 @@ pictures: $(INSTALLED) ## draw the README's picture and animation, in notebooks/
 test-colab: export OMP_NUM_THREADS = 1
 test-colab: export IPYTHONDIR := $(CURDIR)/.state/ipython7
 test-colab: $(COLAB)/.installed ## run the notebooks and the widgets' tests with packages of Colab's generation
-	$(COLAB)/bin/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
+	$(COLAB)/bin/pytest $(SHARED) --nbval --nbval-current-env -p no:cacheprovider tests/test_widgets.py notebooks
 
 bench: $(INSTALLED) ## measure the speed
 	$(BIN)/pytest -s tests/benchmarks

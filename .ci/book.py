@@ -108,12 +108,7 @@ def reference_places(text: str, works: dict[tuple[str, str], str], lesson: str) 
 
 def folded_hints(text: str) -> str:
     """A notebook's <details> as the book's own."""
-
-    def folded(match: re.Match) -> str:
-        words = re.sub(r"</?code>", "`", match["text"])
-        return f"\n:::{{dropdown}} {match['title']}\n{words}\n:::\n"
-
-    return HINT.sub(folded, text)
+    return HINT.sub(r"\n:::{dropdown} \g<title>\n\g<text>\n:::\n", text)
 
 
 def word_links(text: str, words: set[str]) -> str:
@@ -150,7 +145,6 @@ def for_the_book(notebook: nbformat.NotebookNode, lesson: str, words: set[str]) 
         for output in cell.outputs:
             if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
-    notebook.metadata["mystnb"] = {"execution_mode": "off"}
     return notebook
 
 
@@ -214,9 +208,10 @@ def write_sources(folder: Path) -> None:
     shutil.copytree(SETTINGS, folder, dirs_exist_ok=True)
     shutil.copytree(NOTEBOOKS / "pictures", folder / "pictures")
     glossary = (NOTEBOOKS / "glossary.md").read_text("utf-8")
+    words = words_of(glossary)
     paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     for path in paths:
-        lesson = for_the_book(nbformat.read(path, as_version=4), f"l{int(path.stem[:2])}", words_of(glossary))
+        lesson = for_the_book(nbformat.read(path, as_version=4), f"l{int(path.stem[:2])}", words)
         nbformat.write(lesson, folder / path.name)
     readme = (ROOT / "README.md").read_text("utf-8")
     written = {name: (NOTEBOOKS / f"{name}.md").read_text("utf-8") for name in PAGES}

@@ -496,11 +496,11 @@ def test_the_browser_has_nothing_to_complain_of(lesson: Lesson) -> None:
 TRAINING = (
     "from spectralkd_nb import course\nfrom spectralkd_nb.datasets import open_dataset\n"
     "from spectralkd_nb.distillation import Recipe\nlesson = course.start()",
-    "run = lesson.train('vgg8x0.0625', open_dataset('photographs'), Recipe.quick(epochs=25), folder='stopped')",
+    "run = lesson.train('vgg8x0.0625', open_dataset('photographs'), Recipe.quick(epochs=25), folder='stopped'{more})",
 )
 GOING_ON = f"""
 epochs = []
-{TRAINING[1][:-1]}, callback=lambda progress: epochs.append(progress.epoch))
+{TRAINING[1].format(more=", callback=lambda progress: epochs.append(progress.epoch)")}
 assert epochs[0] >= {{stopped}}, f"it began anew, in epoch {{{{epochs[0]}}}}"
 assert len(run.curves["epoch"]) == 25
 """
@@ -511,7 +511,7 @@ def test_the_stop_button_ends_a_training_and_the_same_cell_goes_on(
     browser: Browser, jupyterlab: str, lessons_folder: Path
 ) -> None:
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(code) for code in TRAINING],
+        cells=[nbformat.v4.new_code_cell(code.format(more="")) for code in TRAINING],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(notebook, lessons_folder / "training.ipynb")

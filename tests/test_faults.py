@@ -44,7 +44,7 @@ from spectralkd_nb.distillation import Recipe, train
 from spectralkd_nb.experiments import run_grid
 data = open_dataset("photographs")
 """
-TRAINING = f"run = train('{STUDENT}', data, Recipe.quick(epochs=6), folder='run', checkpoint_seconds=0)"
+TRAINING = f"run = train('{STUDENT}', data, Recipe.quick(epochs=6), folder='run', checkpoint_seconds=0{{more}})"
 GRID = f"""
 grid = {{
     "seeds": [0, 1],
@@ -98,15 +98,14 @@ def wait_for(happened, seconds: float = 120) -> None:
 def test_a_kernel_that_is_killed_in_a_training_loses_nothing(tmp_path):
     with kernel(tmp_path) as (manager, client):
         ran(client, SET_UP)
-        client.execute(TRAINING)
+        client.execute(TRAINING.format(more=""))
         wait_for((tmp_path / "run" / "checkpoint.pt").exists)
         time.sleep(1)
         manager.signal_kernel(9)
     assert not (tmp_path / "run" / "run.json").exists(), "it was killed too late"
     with kernel(tmp_path) as (_, client):
-        heard = (
-            "first = []\n" + TRAINING[:-1] + ", callback=lambda p: first.append((p.epoch, p.step)))\nprint(first[0])"
-        )
+        more = ", callback=lambda p: first.append((p.epoch, p.step))"
+        heard = f"first = []\n{TRAINING.format(more=more)}\nprint(first[0])"
         printed = ran(client, SET_UP + heard)
     assert printed.strip() != "(1, 1)", "it began anew"
     record = read_run(tmp_path / "run" / "run.json")

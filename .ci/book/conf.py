@@ -1,6 +1,5 @@
 """Sphinx's settings for the book; `.ci/book.py` puts the pages together and calls Sphinx."""
 
-import re
 from pathlib import Path
 
 import jupyter_server_mathjax
@@ -21,7 +20,6 @@ extensions = [
     "sphinx_design",
 ]
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]  # a title of level 3 may follow one of level 1
-nitpicky = False  # types in signatures are other projects', whose pages are not linked
 
 # --- lessons ---
 nb_execution_mode = "off"  # the outputs are the committed ones
@@ -62,7 +60,6 @@ html_favicon = "_static/icon.svg"
 html_context = {"default_mode": "auto"}  # dark where the reader's system is
 html_copy_source = False
 html_show_sourcelink = False
-html_last_updated_fmt = None
 html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
@@ -74,25 +71,3 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-templates_path = []
-exclude_patterns = ["_build"]
-
-
-def mark_up(_app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
-    """Docstrings are made for a notebook: there |x| and x * y are mathematics, and an indented block is code."""
-    marked: list[str] = []
-    code = False
-    for line in lines:
-        indented, blank = line.startswith("    "), not line.strip()
-        paragraph_ends = len(marked) > 1 and not marked[-1].strip() and marked[-2].strip()
-        if indented and not code and paragraph_ends and not marked[-2].startswith(" "):
-            if not marked[-2].endswith("::"):
-                marked[-1:] = ["", "::", ""]
-            code = True
-        code = code and (indented or blank)
-        marked.append(line if code else re.sub(r"(``.*?``|`.*?`)|([|*])", lambda m: m[1] or f"\\{m[2]}", line))
-    lines[:] = marked
-
-
-def setup(app: object) -> None:
-    app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon, at 500

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from spectralkd_nb.storage import Damaged
+
 SCHEDULES = ("one-cycle", "step")
 RECIPES = ("quick", "fast", "crd")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -215,9 +217,9 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def damaged(what: str | Path) -> ValueError:
+def damaged(what: str | Path) -> Damaged:
     """What is raised of a file, or a line of one, that is not as this package has written it."""
-    return ValueError(f"{what} is damaged and cannot be read; delete it")
+    return Damaged(f"{what} is damaged and cannot be read; delete it")
 
 
 def losses_of(curves: Mapping[str, list[float]]) -> dict[str, list[float]]:

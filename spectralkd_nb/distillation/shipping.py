@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from spectralkd_nb.distillation.evaluation import evaluate
 from spectralkd_nb.distillation.records import Run
 from spectralkd_nb.distillation.store import in_half_precision, kept_files
 from spectralkd_nb.networks import build, load_weights
-from spectralkd_nb.storage import write_whole
+from spectralkd_nb.storage import sha256_of, write_whole
 
 LARGEST = 5_000_000  # bytes of one file of weights
 OF_THE_RUN = (
@@ -42,7 +41,7 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     card = {
         "network": run.pair["student"],
         "file": file.name,
-        "sha256": _sha256(file),
+        "sha256": sha256_of(file),
         "accuracy": round(evaluate(shipped, data), 2),
         "accuracy of": "this half-precision file, on all test images, percent",
         "accuracy in full precision": round(run.accuracy_last, 2),
@@ -73,7 +72,7 @@ def ship_epochs(
         file = folder / f"{_stem(run, data)}_{kept.name}"
         shipped = _write_weights(file, kept.read_bytes(), run, data)
         accuracy = round(evaluate(shipped, data), 2)
-        epochs.append({"epoch": epoch, "file": file.name, "sha256": _sha256(file), "accuracy": accuracy})
+        epochs.append({"epoch": epoch, "file": file.name, "sha256": sha256_of(file), "accuracy": accuracy})
     card = {
         "network": run.pair["student"],
         "epochs": epochs,
@@ -101,10 +100,6 @@ def _write_weights(file: Path, content: bytes, run: Run, data: LabelledImages) -
         raise ValueError(f"{file.name} would have {len(content) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} are the limit")
     write_whole(file, content)
     return load_weights(build(run.pair["student"], len(data.classes)), file)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _origin(network: nn.Module, run: Run, data: LabelledImages, command: str) -> dict[str, Any]:

@@ -57,13 +57,14 @@ def grid_probes(
     import pandas as pd
 
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
+    pairs = pairs_of(grid)
     teachers: dict[tuple, list[dict[str, Any]]] = {}
     tasks: dict[int, LabelledImages] = {}  # by the data's id, which lives as long as the bench
     for plan, student, own in _students(bench, grid):
         if id(own) not in tasks:
             tasks[id(own)] = fewer(rotated(own) if data is None else data, train_images)
         task = tasks[id(own)]
-        for taught in with_teachers(plan, pairs_of(grid)):
+        for taught in with_teachers(plan, pairs):
             if taught.taught_by not in teachers:
                 told = taught.names | {"student": None, "method": TEACHER, "seed": None}
                 teachers[taught.taught_by] = _probe_rows(bench.teacher_of(taught), task, own, layers, told)
@@ -93,11 +94,12 @@ def grid_discrepancies(
     import pandas as pd
 
     grid, bench, rows = read_grid(grid), Bench(store=Path(store).expanduser()), []
+    pairs = pairs_of(grid)
     shown: dict[tuple, dict[str, Tensor]] = {}
     for plan, student, own in _students(bench, grid):
         images = sample_of(own)
         mine = features_of(student, images, layers)
-        for taught in with_teachers(plan, pairs_of(grid)):
+        for taught in with_teachers(plan, pairs):
             if (which := taught.taught_by) not in shown:
                 shown[which] = features_of(bench.teacher_of(taught), images, layers)
             for layer in layers:

@@ -81,7 +81,7 @@ def _wide(table: pandas.DataFrame) -> pandas.DataFrame:
         pair = _pair(student, teacher, protocol)
         own = own.set_index("method")
         columns[pair, "accuracy, % (best)"] = own.apply(_accuracy, axis=1)
-        columns[pair, "difference (95 %)"] = own.apply(_difference, axis=1)
+        columns[pair, "difference (95 %)"] = own.apply(_marked_difference, axis=1)
     wide = pd.DataFrame(columns).reindex(table["method"].unique())
     return wide.rename_axis(index=None)
 
@@ -102,8 +102,7 @@ def _markdown(table: pandas.DataFrame) -> str:
         pair = [_pair(student, teacher, protocol)] if several else []
         for _, row in own.sort_values("mean", ascending=False, kind="stable").iterrows():
             verdict = row.verdict if isinstance(row.verdict, str) else ""
-            difference = _difference(row).removesuffix(" +").removesuffix(" -")
-            rows.append([*pair, row.method, str(row.seeds), _accuracy(row), difference, verdict])
+            rows.append([*pair, row.method, str(row.seeds), _accuracy(row), _difference(row), verdict])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
@@ -119,8 +118,11 @@ def _accuracy(row: pandas.Series) -> str:
 def _difference(row: pandas.Series) -> str:
     if not isinstance(row.verdict, str) or math.isnan(row.difference):
         return ""
-    mark = {"better": " +", "worse": " -"}.get(row.verdict, "")
     interval = (
         "" if math.isnan(row.difference_lower) else f" ({row.difference_lower:+.2f} to {row.difference_upper:+.2f})"
     )
-    return f"{row.difference:+.2f}{interval}{mark}"
+    return f"{row.difference:+.2f}{interval}"
+
+
+def _marked_difference(row: pandas.Series) -> str:
+    return _difference(row) + {"better": " +", "worse": " -"}.get(row.verdict, "")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from spectralkd_nb import data_path
 from spectralkd_nb.names import nearest
 from spectralkd_nb.networks.families import NAMES, family_of
-from spectralkd_nb.storage import Damaged, require_checksums
+from spectralkd_nb.storage import Damaged, require_checksums, sha256_of
 
 FINGERPRINT = "fingerprint"  # in the head of a .safetensors file, of what it holds
 WEIGHTS = "weights"  # the folder in data/
@@ -152,7 +152,7 @@ def _verified(name: str, card: Mapping[str, Any]) -> Path:
         Damaged: it is not.
     """
     file = data_path(name)
-    if hashlib.sha256(file.read_bytes()).hexdigest() != card["sha256"]:
+    if sha256_of(file) != card["sha256"]:
         raise Damaged(
             f"{file} is damaged: it is not the file that its card describes. Get it again (git checkout data/{name} in "
             "a checkout, else install the package again)"

@@ -60,7 +60,8 @@ class LayerSums:
     Attributes:
         total: (2, rings) float64, over images of each image's mean ring powers, in the order of `AVERAGES`.
         images: how many images stand behind each of the two; images without a single live map have no second one.
-        dead: number of maps that are constant. variance: sum over images of the mean variance of an image's maps.
+        dead: number of maps that are constant.
+        variance: sum over images of the mean variance of an image's maps.
         pieces: (2, images, rings) each, the first 2,048 images' own ring powers; NaN where an image has no live map.
             Batch by batch: tensors that grow would leave holes in memory.
         channels: (channels, rings) float64, sum over images for each channel, or None.
@@ -151,8 +152,10 @@ class ActivationSpectra:
 
     Attributes:
         layers: what was measured, in the order of the network, or in which the layers were named.
-        edges: the edge treatment, see `power_spectrum`. crops: pixels left out at each border, by path.
-        images: number of images. sums: by path, what `merge` adds up.
+        edges: the edge treatment, see `power_spectrum`.
+        crops: pixels left out at each border, by path.
+        images: number of images.
+        sums: by path, what `merge` adds up.
     """
 
     layers: tuple[Layer, ...]
@@ -231,8 +234,10 @@ class ActivationSpectra:
         edge treatment, which takes another pass.
 
         Args:
-            average: "pooled" or "normalised". band: (lowest, highest) in cycles a pixel; `self.band(path)` if None.
-            method: see `fit_power_law`. resamples, seed: see `spectral_exponent`.
+            average: "pooled" or "normalised".
+            band: (lowest, highest) in cycles a pixel; `self.band(path)` if None.
+            method: see `fit_power_law`.
+            resamples, seed: see `spectral_exponent`.
 
         Raises:
             ValueError: a layer that was not measured, an unknown average or method, resamples below 1. A layer that has
@@ -266,7 +271,8 @@ class ActivationSpectra:
         The standard errors take maps for independent Gaussian fields, which those of a network are not.
 
         Args:
-            band: (lowest, highest) in cycles a pixel; `self.band(path)` if None. method: see `fit_power_law`.
+            band: (lowest, highest) in cycles a pixel; `self.band(path)` if None.
+            method: see `fit_power_law`.
 
         Raises:
             ValueError: spectra of channels were not asked for; as `fit_power_law`.
@@ -422,7 +428,8 @@ def activation_spectra(
     Raises:
         ValueError: no such layer, and the sentence names the nearest; a layer that has no known layout or no grid of at
             least 4 pixels; NaN or infinite values in a layer; no images, or images of several sizes; unknown edges, a
-            negative crop, a batch size below 1. TypeError: images that are not floating.
+            negative crop, a batch size below 1.
+        TypeError: images that are not floating.
     """
     if edges not in EDGES:
         raise ValueError(f"edges={edges!r} is not known; choose one of {', '.join(map(repr, EDGES))}")
@@ -450,7 +457,8 @@ def activation_maps(model: nn.Module, images: Tensor, path: str) -> Tensor:
     """The maps of one layer, whatever its layout, for a few images; to look at, since they are all kept.
 
     Args:
-        model: as in `activation_spectra`. images: (B, C, H, W), normalised.
+        model: as in `activation_spectra`.
+        images: (B, C, H, W), normalised.
         path: of a module, "image", or the name of a node of the traced network.
 
     Returns:

@@ -135,7 +135,8 @@ def pointwise_fit(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     is taken.
 
     Args:
-        inputs: (B, C, H, W). outputs: (B, D, H, W), of the same images.
+        inputs: (B, C, H, W).
+        outputs: (B, D, H, W), of the same images.
 
     Returns:
         weight (D, C) and bias (D,), float64, on the CPU.
@@ -156,7 +157,8 @@ def fit_into(convolution: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
     """Give a 1 x 1 convolution with a bias the weights of `pointwise_fit`, whose arguments and errors these are.
 
     Args:
-        inputs: (B, C, H, W), C the convolution's inputs. outputs: (B, D, H, W), D its outputs.
+        inputs: (B, C, H, W), C the convolution's inputs.
+        outputs: (B, D, H, W), D its outputs.
     """
     weight, bias = pointwise_fit(inputs, outputs)
     convolution.weight.copy_(weight[:, :, None, None])
@@ -199,7 +201,8 @@ class AdaptedTeacher(nn.Module):
         seed: of the modules' weights.
 
     Attributes:
-        paths: what was replaced, in the order of the calls. stand_ins: the modules, in that order.
+        paths: what was replaced, in the order of the calls.
+        stand_ins: the modules, in that order.
 
     Raises:
         ValueError: a path that the network does not have (with the nearest right ones), one twice or inside another,
@@ -257,7 +260,8 @@ class AdaptedTeacher(nn.Module):
         """What layers return, by path, with the modules' gradient; by default the modules' own outputs (B, C, H, W).
 
         Args:
-            images: (B, 3, H, W), normalised. paths: dotted, of any layers; None for what was replaced.
+            images: (B, 3, H, W), normalised.
+            paths: dotted, of any layers; None for what was replaced.
 
         Raises:
             ValueError: no such path, a layer that is not called or returns no tensor.
@@ -354,8 +358,9 @@ def describe_target(student: Tensor, target: Tensor, original: Tensor) -> Target
     """Of one layer: can the student match the target, how far has it moved, and has it become poor?
 
     Args:
-        student: (B, C, H, W). target: (B, D, H', W'), as the adapted teacher has it. original: the same shape, as the
-            teacher has it. All of the same images.
+        student: (B, C, H, W).
+        target: (B, D, H', W'), as the adapted teacher has it.
+        original: the same shape, as the teacher has it. All of the same images.
 
     Raises:
         ValueError: what `mismatch` refuses, or shapes of target and original that differ.
@@ -379,7 +384,8 @@ def mismatch(student: Tensor, target: Tensor) -> float:
 
     Args:
         student: (B, C, H, W); of maps that are a whole number of times larger than the target's every so manyth pixel
-            counts, as in a `Connector`. target: (B, D, H', W'), of the same images.
+            counts, as in a `Connector`.
+        target: (B, D, H', W'), of the same images.
 
     Returns:
         the share; 0 for a target that is constant.

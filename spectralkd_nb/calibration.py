@@ -31,7 +31,10 @@ def cut_outs(shape: tuple[int, int], alpha: float, n: int = 400, seed: int = 0) 
     a cut-out also shows waves longer than itself, and they are what makes its border jump.
 
     Args:
-        shape: (H, W) in pixels. alpha: exponent of the field. n: how many. seed: of fields and places.
+        shape: (H, W) in pixels.
+        alpha: exponent of the field.
+        n: how many.
+        seed: of fields and places.
     Returns:
         (n, H, W) float64.
     """
@@ -59,7 +62,9 @@ def simulated_exponents(
     """What is read, for each true exponent, off the pooled spectrum of n cut-outs of this shape.
 
     Args:
-        alphas: true exponents. shape: (H, W) in pixels. edges, band, method: as in `spectral_exponent`.
+        alphas: true exponents.
+        shape: (H, W) in pixels.
+        edges, band, method: as in `spectral_exponent`.
         n, seed: number of cut-outs and seed, the same for every exponent, so that the readings rise together.
     Returns:
         readings, in the order of the alphas.
@@ -91,7 +96,8 @@ def correct_exponent(
     spectrum stays bent.
 
     Args:
-        alpha: the exponent that was read. The rest: exactly as it was read; n, seed: of the simulation.
+        alpha: the exponent that was read. The rest: exactly as it was read.
+        n, seed: of the simulation.
 
     Returns:
         the corrected exponent, between -1 and 4; NaN where no true exponent up to 4 reads as much, or where several do

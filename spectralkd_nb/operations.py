@@ -49,7 +49,8 @@ def power_law_power(size: int, alpha: float) -> Tensor:
     """Expected power of `pictures.power_law_field(size, alpha)`: f^-alpha, without a mean, of variance 1.
 
     Args:
-        size: pixels a side, even. alpha: exponent of power.
+        size: pixels a side, even.
+        alpha: exponent of power.
 
     Returns:
         (size, size // 2 + 1) float64, the half plane of `spectra.power_spectrum`.
@@ -65,7 +66,8 @@ def after_filter(power: Tensor, kernel: Tensor) -> Tensor:
     """Power after a convolution with one kernel: P ``|h|^2``, h the kernel's transfer function. Exact.
 
     Args:
-        power: (H, W // 2 + 1) of an even W. kernel: (h, w), no larger than the field.
+        power: (H, W // 2 + 1) of an even W.
+        kernel: (h, w), no larger than the field.
 
     Returns:
         (H, W // 2 + 1) float64.
@@ -106,7 +108,8 @@ def after_stride(power: Tensor, stride: int = 2) -> Tensor:
     """Power after keeping every second row and column: what lies above the new Nyquist frequency is folded back. Exact.
 
     Args:
-        power: (H, W // 2 + 1) of an even W, H and W divisible by the stride. stride: every so manyth pixel is kept.
+        power: (H, W // 2 + 1) of an even W, H and W divisible by the stride.
+        stride: every so manyth pixel is kept.
 
     Returns:
         (H / stride, W / stride // 2 + 1) float64; frequencies now in cycles a pixel of the smaller map. Other functions
@@ -125,7 +128,8 @@ def predicted_exponent(power: Tensor, band: tuple[float, float] | None = None) -
     """The power law that `fit_power_law` finds in an expected spectrum, with the same rings, band and weights.
 
     Args:
-        power: (H, W // 2 + 1) of an even W. band: see `fit_power_law`, whose errors these are.
+        power: (H, W // 2 + 1) of an even W.
+        band: see `fit_power_law`, whose errors these are.
     """
     return fit_power_law(rings_of(power, size_of(power)), band)
 
@@ -183,8 +187,10 @@ class Trial:
     """One operation on Gaussian fields of a known exponent: what went in, what came out, what theory says.
 
     Attributes:
-        name: of the operation. alpha: exponent of the fields.
-        before, after: measured ring averages. predicted: those of theory, or None where there is no closed form.
+        name: of the operation.
+        alpha: exponent of the fields.
+        before, after: measured ring averages.
+        predicted: those of theory, or None where there is no closed form.
     """
 
     name: str
@@ -203,9 +209,11 @@ def try_operation(name: str, alpha: float, size: int = 128, fields: int = 24, se
     """Put Gaussian power-law fields through one of `OPERATIONS`, and theory beside it.
 
     Args:
-        name: of the operation. alpha: exponent of the fields. size: their side in pixels, even; a multiple of 4 where
-            the operation halves it.
-        fields: how many are drawn. seed: of the draw.
+        name: of the operation.
+        alpha: exponent of the fields.
+        size: their side in pixels, even; a multiple of 4 where the operation halves it.
+        fields: how many are drawn.
+        seed: of the draw.
 
     Raises:
         ValueError: an unknown operation, no fields, an odd size where the operation has a stride.

@@ -142,7 +142,9 @@ def photograph_crops(size: int = 128, each: int = 4, kind: str = "scene", seed: 
     """Square cut-outs of the photographs, in colour, for a network to look at.
 
     Args:
-        size: pixels a side. each: cut-outs of every photograph, at places drawn by the seed. kind: see `photographs`.
+        size: pixels a side.
+        each: cut-outs of every photograph, at places drawn by the seed.
+        kind: see `photographs`.
 
     Returns:
         (photographs x each, 3, size, size), display values 0..1, the cut-outs of one photograph after another.
@@ -167,8 +169,9 @@ def open_picture(path: str | Path) -> Picture:
     """A picture of your own, by path. Grey of 8 or 16 bits, colour of 8; transparency is laid on white.
 
     Raises:
-        FileNotFoundError: nothing is there. PermissionError: it may not be read. ValueError: it is a folder, no
-            picture, damaged, too large, or of 32 bits a pixel.
+        FileNotFoundError: nothing is there.
+        PermissionError: it may not be read.
+        ValueError: it is a folder, no picture, damaged, too large, or of 32 bits a pixel.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -187,7 +190,8 @@ def open_folder(folder: str | Path) -> dict[str, Picture]:
     """All pictures of a folder (not of the folders in it), by name and in the order of their names.
 
     Raises:
-        FileNotFoundError: there is no folder. ValueError: it holds no pictures, or one that `open_picture` refuses.
+        FileNotFoundError: there is no folder.
+        ValueError: it holds no pictures, or one that `open_picture` refuses.
     """
     folder = Path(folder).expanduser()
     return {picture.name: picture for picture in each_picture(folder)}
@@ -333,13 +337,15 @@ def white_noise(size: int | tuple[int, int], n: int = 1, generator: torch.Genera
     """n maps of independent standard normal pixels, (n, H, W): alpha = 0.
 
     Args:
-        size: pixels a side, or (H, W). generator: for a repeatable result; it also decides the device.
+        size: pixels a side, or (H, W).
+        generator: for a repeatable result; it also decides the device.
 
     Returns:
         (n, H, W) float32.
 
     Raises:
-        ValueError: a size below 1. TypeError: a size that is no whole number.
+        ValueError: a size below 1.
+        TypeError: a size that is no whole number.
     """
     return _noise(size, n, generator, torch.float32)
 
@@ -357,12 +363,14 @@ def power_law_field(
     variance 1. A cut-out of a larger field is not periodic: that is how to imitate a photograph.
 
     Args:
-        size: pixels a side, or (H, W). alpha: the exponent of power. generator: see `white_noise`. dtype: of the
-            result; it is computed in float64.
+        size: pixels a side, or (H, W).
+        alpha: the exponent of power.
+        generator: see `white_noise`.
+        dtype: of the result; it is computed in float64.
 
     Raises:
-        ValueError: a size below 1, a single pixel, an alpha that is not finite or whose powers overflow. TypeError: a
-            size that is no whole number.
+        ValueError: a size below 1, a single pixel, an alpha that is not finite or whose powers overflow.
+        TypeError: a size that is no whole number.
     """
     noise = _noise(size, n, generator, torch.float64)
     height, width = noise.shape[-2:]
@@ -411,7 +419,8 @@ def dead_leaves(
 
     Args:
         size: pixels a side, or (H, W).
-        exponent: p of the density r^-p of radii. r_min, r_max: pixels; r_max is the longer side if None.
+        exponent: p of the density r^-p of radii.
+        r_min, r_max: pixels; r_max is the longer side if None.
         generator: CPU generator, for a repeatable result.
 
     Returns:

@@ -88,7 +88,8 @@ def power_spectrum(maps: Tensor, edges: str = "periodic") -> Tensor:
         Differentiable. NaN in, NaN out: `radial_spectrum` is where finite values are checked.
 
     Raises:
-        TypeError: complex or integer maps. ValueError: fewer than 4 pixels a side, unknown edges.
+        TypeError: complex or integer maps.
+        ValueError: fewer than 4 pixels a side, unknown edges.
     """
     maps = _checked(maps)
     modes = _fourier_modes(maps, edges)
@@ -102,7 +103,8 @@ def mode_weights(width: int, device: torch.device | str | None = None) -> Tensor
     count twice, except the first and, at even width, the last, which are their own mirrors.
 
     Args:
-        width: W, pixels. device: where the weights are wanted.
+        width: W, pixels.
+        device: where the weights are wanted.
     Returns:
         (W // 2 + 1,), summing to W; float64, or float32 on a device without float64.
     """
@@ -137,7 +139,8 @@ def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         (power of the first with the phase of the second, power of the second with the phase of the
         first), both (..., H, W). Each keeps the mean of the map that gave the power.
     Raises:
-        ValueError: unequal shapes, fewer than 4 pixels a side. TypeError: complex or integer maps.
+        ValueError: unequal shapes, fewer than 4 pixels a side.
+        TypeError: complex or integer maps.
     """
     first, second = _checked(first), _checked(second)
     if first.shape != second.shape:
@@ -344,7 +347,8 @@ def rings_of(power: Tensor, shape: tuple[int, int], edges: str = "none") -> Radi
     """Ring averages of a power spectrum that is there already, measured or computed from theory.
 
     Args:
-        power: (..., H, W // 2 + 1), as `power_spectrum` returns it. shape: (H, W) in pixels.
+        power: (..., H, W // 2 + 1), as `power_spectrum` returns it.
+        shape: (H, W) in pixels.
         edges: the treatment that it was measured with.
     """
     return _as_spectrum(_ring_average(power[..., None], shape, None), shape, None, 1, edges)
@@ -516,7 +520,8 @@ def default_band(shape: tuple[int, int], strided: bool = False) -> tuple[float, 
     stride, which folds more.
 
     Args:
-        shape: (H, W) of the maps, pixels. strided: the maps were subsampled by a stride or pooling.
+        shape: (H, W) of the maps, pixels.
+        strided: the maps were subsampled by a stride or pooling.
     """
     side = min(shape)
     lowest = 1.5 if side >= 16 else 0.5
@@ -860,13 +865,15 @@ def spectral_exponent(
 
     Args:
         maps: (H, W), one image; or (images, ..., H, W).
-        edges, crop: see `radial_spectrum`. band, method: see `fit_power_law`.
-        resamples: bootstrap draws. seed: of the bootstrap's generator; the same seed gives the same interval.
+        edges, crop: see `radial_spectrum`.
+        band, method: see `fit_power_law`.
+        resamples: bootstrap draws.
+        seed: of the bootstrap's generator; the same seed gives the same interval.
 
     Raises:
-        ValueError: no images, resamples below 1, and as `radial_spectrum` and `fit_power_law`. TypeError: not real
-            floating. Maps that have no exponent (constant, or of 4 pixels, or without power in a ring) are no error:
-            alpha is NaN and the reason says why.
+        ValueError: no images, resamples below 1, and as `radial_spectrum` and `fit_power_law`.
+        TypeError: not real floating. Maps that have no exponent (constant, or of 4 pixels, or without power in a ring)
+            are no error: alpha is NaN and the reason says why.
     """
     if method not in METHODS or resamples < 1:
         raise ValueError(
@@ -941,8 +948,8 @@ def reasons_to_distrust(
     """Why the alpha of a pooled spectrum should not be trusted, one sentence each.
 
     Args:
-        images: how many there are. other: the pooled spectrum of the same maps with another edge treatment, if there
-            is one to compare with.
+        images: how many there are.
+        other: the pooled spectrum of the same maps with another edge treatment, if there is one to compare with.
     """
     reasons = []
     if 1 < images < FEWEST_IMAGES:
@@ -1031,7 +1038,8 @@ class SpectrumAccumulator:
         """Add maps (..., H, W), and return the accumulator. A batch that is refused leaves the sum as it was.
 
         Raises:
-            ValueError: NaN or infinite maps, another size than before, too few pixels. TypeError: not real floating.
+            ValueError: NaN or infinite maps, another size than before, too few pixels.
+            TypeError: not real floating.
         """
         maps = _cropped(_checked(maps), self.crop)
         if maps.numel() == 0:

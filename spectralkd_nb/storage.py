@@ -66,10 +66,12 @@ def locked(file: Path, patience: float = -1) -> Iterator[None]:
     nothing is locked.
 
     Args:
-        file: the lock, in a folder that exists. patience: seconds to wait for it, for ever if negative.
+        file: the lock, in a folder that exists.
+        patience: seconds to wait for it, for ever if negative.
 
     Raises:
-        BlockingIOError: another one has it. OSError: nothing can be written there.
+        BlockingIOError: another one has it.
+        OSError: nothing can be written there.
     """
     from filelock import FileLock, Timeout
 

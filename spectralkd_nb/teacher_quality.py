@@ -67,7 +67,8 @@ def soft_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """softmax(logits / T), what a student is given to learn (Hinton et al. 2015, arXiv 1503.02531, eq. 1).
 
     Args:
-        logits: (N, classes). temperature: T > 0.
+        logits: (N, classes).
+        temperature: T > 0.
     Returns:
         (N, classes) of float32 or float64; every row sums to 1.
     Raises:
@@ -102,7 +103,8 @@ def non_target_mass(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
     """The probability that soft targets give to all classes but the label.
 
     Args:
-        logits, temperature: as for `soft_targets`. labels: (N,) int64.
+        logits, temperature: as for `soft_targets`.
+        labels: (N,) int64.
     Returns:
         (N,), 0..1. Tiny ones keep their digits: it is no difference from 1.
     Raises:
@@ -209,8 +211,9 @@ def rank_correlation(
     27:209), and not from a formula for independent pairs.
 
     Args:
-        similarity, reference: (classes, classes), the larger the more alike. permutations: random namings of the
-            classes. seed: of these.
+        similarity, reference: (classes, classes), the larger the more alike.
+        permutations: random namings of the classes.
+        seed: of these.
     Raises:
         ValueError: not two square matrices of one size, fewer than 3 classes, values that are not finite, a matrix in
             which all pairs are alike, permutations below 1.
@@ -264,7 +267,7 @@ def centroid_similarity(features: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         features: (N, D) of any kind; each is first brought to deviation 1 over the classes' means, whatever its unit.
-            labels: (N,) int64, from 0 on; each class needs images.
+        labels: (N,) int64, from 0 on; each class needs images.
     Returns:
         (classes, classes), -1..1, float64; the diagonal is 1. Of a class next to the mean of all, the direction is
         mostly noise.
@@ -329,7 +332,10 @@ def calibration_error(logits: Tensor, labels: Tensor, temperature: float = 1.0, 
     ...; of each bin, the distance of its mean probability from its share of right answers; the mean over images.
 
     Args:
-        logits: (N, classes). labels: (N,) int64. temperature: T > 0. bins: how many.
+        logits: (N, classes).
+        labels: (N,) int64.
+        temperature: T > 0.
+        bins: how many.
     Returns:
         0..1.
     Raises:
@@ -364,7 +370,8 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, temperature: float 
     A student may gain from a teacher whom it follows badly, so this stands beside its accuracy, not for it.
 
     Args:
-        student_logits, teacher_logits: (N, classes) for the same images. temperature: T > 0 of the divergence.
+        student_logits, teacher_logits: (N, classes) for the same images.
+        temperature: T > 0 of the divergence.
     Raises:
         ValueError: unequal shapes, and what `soft_targets` refuses.
     """
@@ -384,9 +391,10 @@ class ResponseQuality:
     """What a response says, as `describe_response` found it at a temperature.
 
     Attributes:
-        temperature: of soft targets. accuracy: right answers, percent.
-        entropy: `soft_target_entropy`, nats. effective_classes, non_target_mass: as the functions of these names. All
-            three are means over images.
+        temperature: of soft targets.
+        accuracy: right answers, percent.
+        entropy: `soft_target_entropy`, nats.
+        effective_classes, non_target_mass: as the functions of these names. All three are means over images.
         similarity: `rank_correlation` of `class_similarity` with a reference.
         calibration_error: as the function, at this temperature.
     """
@@ -406,7 +414,9 @@ def describe_response(logits: Tensor, labels: Tensor, reference: Tensor, tempera
     Ask it of the images that the student will be taught with: on these a teacher is surest.
 
     Args:
-        logits: (N, classes). labels: (N,) int64. reference: (classes, classes), for instance `reference_similarity`.
+        logits: (N, classes).
+        labels: (N,) int64.
+        reference: (classes, classes), for instance `reference_similarity`.
         temperature: at which the student will learn.
     Raises:
         ValueError: what the single measures refuse.
@@ -430,7 +440,8 @@ def smoothing_at_entropy(entropy: float, classes: int) -> float:
     """The label smoothing whose targets have an entropy: they are 1 - s + s / classes and, elsewhere, s / classes.
 
     Args:
-        entropy: 0..log(classes), nats. classes: 2 or more.
+        entropy: 0..log(classes), nats.
+        classes: 2 or more.
     Returns:
         s, 0..1, to the rounding of float64.
     Raises:
@@ -458,8 +469,10 @@ def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, temperatur
     With `smoothing_at_entropy` of the teacher's mean entropy it is the control of matched entropy, our own.
 
     Args:
-        logits: (N, classes), of which only the shape plays a part. labels: (N,) int64. smoothing: s, 0 < s <= 1.
-            temperature: T at which soft targets will be made of them.
+        logits: (N, classes), of which only the shape plays a part.
+        labels: (N,) int64.
+        smoothing: s, 0 < s <= 1.
+        temperature: T at which soft targets will be made of them.
     Returns:
         (N, classes) logits, of soft targets 1 - s + s / classes for the label and s / classes elsewhere; float32, or
         float64 as the logits.
@@ -482,7 +495,8 @@ def permuted_by_image(logits: Tensor, labels: Tensor) -> Tensor:
     non-target mass is spread evenly, with each image's own doubt. Our own control.
 
     Args:
-        logits: (N, classes), of 3 classes or more. labels: (N,) int64.
+        logits: (N, classes), of 3 classes or more.
+        labels: (N,) int64.
     Returns:
         (N, classes). Draws from torch's global generator, of the logits' device.
     Raises:
@@ -499,7 +513,9 @@ def permuted_by_class(logits: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
     one cycle, drawn by the seed, so that none keeps its place. Our own control.
 
     Args:
-        logits: (N, classes), of 3 classes or more. labels: (N,) int64. seed: of the cycles.
+        logits: (N, classes), of 3 classes or more.
+        labels: (N,) int64.
+        seed: of the cycles.
     Returns:
         (N, classes).
     Raises:

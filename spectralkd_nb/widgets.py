@@ -254,7 +254,8 @@ def upload_picture(show: Callable[[Picture], CaptionedFigure], name: str = "uplo
     """A button that takes a picture from the person's disk, and the figure that `show` draws of it below.
 
     Args:
-        show: takes the `Picture`, returns a `CaptionedFigure`. name: for the CSS classes `sk-NAME-...`.
+        show: takes the `Picture`, returns a `CaptionedFigure`.
+        name: for the CSS classes `sk-NAME-...`.
     """
     button = ipywidgets.FileUpload(
         accept="image/*", multiple=False, description="choose a picture", layout={"width": "auto"}
@@ -380,7 +381,9 @@ class GridForm(ipywidgets.VBox):
 
     Args:
         scales: by name, grids as dicts or TOML files; the first is chosen at first, unless `scale` names another.
-        store: folder of runs. scale: which is chosen. name: for the CSS classes `sk-NAME`, `sk-NAME-scale`, and so on.
+        store: folder of runs.
+        scale: which is chosen.
+        name: for the CSS classes `sk-NAME`, `sk-NAME-scale`, and so on.
 
     Raises:
         ValueError: no scales, or what `planned_runs` refuses of one of them.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright is open, its event loop is this thread's, and tests need their own
 def browser() -> Iterator[Browser]:
     if sync_playwright is None:
         cannot_be_tested("Playwright is not installed; it is in the extra `test`.")

@@ -50,7 +50,6 @@ napoleon_use_rtype = False
 napoleon_custom_sections = [("Attributes", "params_style")]
 default_role = "code"  # `name` in a docstring
 add_module_names = False
-python_maximum_signature_line_length = 100
 
 # --- looks ---
 html_theme = "sphinx_book_theme"

@@ -41,7 +41,8 @@ def check_average_gap(path: str | None, spectra: ActivationSpectra) -> Verdict:
     """Lesson 2, exercise 2: the convolution whose two averages lie farthest apart.
 
     Args:
-        path: of the convolution, or None while unsolved. spectra: of the network in question.
+        path: of the convolution, or None while unsolved.
+        spectra: of the network in question.
     """
     if path is None:
         return left_open("2.2", "replace None by the path of a convolution")

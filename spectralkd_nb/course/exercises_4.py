@@ -16,7 +16,8 @@ def check_equal_octaves(beta: float | None, student: Tensor, teacher: Tensor) ->
     """Lesson 4, exercise 1: the beta at which an error's two finest octaves have the same share of the weighted loss.
 
     Args:
-        beta: or None while unsolved. student, teacher: maps (B, C, H, W), a connector applied before.
+        beta: or None while unsolved.
+        student, teacher: maps (B, C, H, W), a connector applied before.
     """
     if beta is None:
         return left_open("4.1", "replace None by a number")

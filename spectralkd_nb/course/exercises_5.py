@@ -91,7 +91,9 @@ def check_representatives(channels: Sequence[int] | None, maps: Tensor, most: fl
     """Lesson 5, exercise 3: four of a layer's channels whose discrepancy (poly) from all of them is small.
 
     Args:
-        channels: their numbers, or None while unsolved. maps: (B, C, H, W). most: what the discrepancy may be.
+        channels: their numbers, or None while unsolved.
+        maps: (B, C, H, W).
+        most: what the discrepancy may be.
     """
     if channels is None:
         return left_open("5.3", "replace None by a list of four channels")

@@ -19,7 +19,8 @@ def check_equal_doubt(temperature: float | None, late: Tensor, early: Tensor) ->
     """Lesson 6, exercise 1: the temperature at which a late teacher names as many classes as an early one does at 1.
 
     Args:
-        temperature: or None while unsolved. late, early: logits (N, classes) for the same images.
+        temperature: or None while unsolved.
+        late, early: logits (N, classes) for the same images.
     """
     if temperature is None:
         return left_open("6.1", "replace None by a temperature")
@@ -71,7 +72,8 @@ def check_winners_luck(points: float | None, spot: SweetSpot) -> Verdict:
     """Lesson 6, exercise 3: by how much the best of a sweep's teachers flatters itself if all were equally good.
 
     Args:
-        points: of accuracy, or None while unsolved. spot: has the deviation, the seeds, and the number of teachers.
+        points: of accuracy, or None while unsolved.
+        spot: has the deviation, the seeds, and the number of teachers.
     """
     if points is None:
         return left_open("6.3", "replace None by points of accuracy")

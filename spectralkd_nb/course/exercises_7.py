@@ -19,7 +19,9 @@ def check_best_students(share: float | None, target: Tensor, channels: int) -> V
     """Lesson 7, exercise 1: what is left of a target for the best student that so many channels allow.
 
     Args:
-        share: 0 to 1, or None while unsolved. target: (B, D, H, W). channels: of the student.
+        share: 0 to 1, or None while unsolved.
+        target: (B, D, H, W).
+        channels: of the student.
     """
     if share is None:
         return left_open("7.1", "replace None by a share between 0 and 1")
@@ -38,7 +40,8 @@ def check_quarter_way(approach: float | None, hint: float = 1.0) -> Verdict:
     """Lesson 7, exercise 2: the weight of the approach with which a target goes a quarter of the way to its student.
 
     Args:
-        approach: or None while unsolved. hint: the weight of the hint.
+        approach: or None while unsolved.
+        hint: the weight of the hint.
     """
     if approach is None:
         return left_open("7.2", "replace None by a weight")
@@ -63,7 +66,9 @@ def check_smaller_module(
 
     Args:
         module: of a block's inputs, outputs and a seed, as `AdaptedTeacher` takes it; or None while unsolved.
-        teacher: a network. path: of the block that is replaced. images: (B, 3, H, W), normalised; half of them fit.
+        teacher: a network.
+        path: of the block that is replaced.
+        images: (B, 3, H, W), normalised; half of them fit.
     """
     if module is None:
         return left_open("7.3", "replace None by a function of inputs, outputs and a seed that returns a module")

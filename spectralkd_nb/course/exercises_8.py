@@ -23,7 +23,8 @@ def check_seeds_an_hour(seeds: int | None, runs: pandas.DataFrame) -> Verdict:
     """Lesson 8, exercise 1: how many whole seeds of all methods an hour of the same GPU allows.
 
     Args:
-        seeds: their number, or None while unsolved. runs: with columns method and seconds, of several seeds.
+        seeds: their number, or None while unsolved.
+        runs: with columns method and seconds, of several seeds.
     """
     if seeds is None:
         return left_open("8.1", "replace None by a whole number")

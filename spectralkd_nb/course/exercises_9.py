@@ -17,7 +17,8 @@ def check_steps(steps: int | None, data: LabelledImages) -> Verdict:
     """Lesson 9, exercise 1: how many updates `Recipe.quick()` makes on the built-in task.
 
     Args:
-        steps: their number, or None while unsolved. data: the task.
+        steps: their number, or None while unsolved.
+        data: the task.
     """
     if steps is None:
         return left_open("9.1", "replace None by a whole number")

@@ -31,7 +31,9 @@ class Lesson:
     """What a lesson runs with.
 
     Attributes:
-        device: "cuda", "mps" or "cpu". profile: "quick" (minutes on two cores) or "full". seed: of every generator.
+        device: "cuda", "mps" or "cpu".
+        profile: "quick" (minutes on two cores) or "full".
+        seed: of every generator.
     """
 
     device: str
@@ -50,7 +52,8 @@ class Lesson:
         Stop it with the kernel's stop button. With folder=... the same cell then goes on where it was stopped.
 
         Args:
-            student, data, options: as in `distillation.train`. recipe: `Recipe.quick()` if None.
+            student, data, options: as in `distillation.train`.
+            recipe: `Recipe.quick()` if None.
         """
         from IPython.display import display
 
@@ -116,7 +119,8 @@ def progress(items: Iterable[Item], label: str) -> Iterable[Item]:
     """The items one after another behind a progress bar, in a notebook or a terminal; for what takes over two seconds.
 
     Args:
-        items: what is gone through. label: what is being done, in a word or two.
+        items: what is gone through.
+        label: what is being done, in a word or two.
     """
     from tqdm.auto import tqdm
 

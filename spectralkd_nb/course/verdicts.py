@@ -20,7 +20,8 @@ class Verdict:
     """What a check says of an answer.
 
     Attributes:
-        solved: whether it is right; False too while it is open. text: the verdict and why, in a sentence.
+        solved: whether it is right; False too while it is open.
+        text: the verdict and why, in a sentence.
     """
 
     solved: bool

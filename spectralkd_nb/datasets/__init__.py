@@ -26,11 +26,13 @@ def open_dataset(name: str | Path, **options: Any) -> LabelledImages:
         open_dataset("mine.npz")                train_images, train_labels, test_images, test_labels, classes
 
     Args:
-        name: one of these. options: of the reader, which says more: `patches.photograph_patches`,
-            `fields.field_patches`, `cifar.read_cifar`, `files.read_folder`.
+        name: one of these.
+        options: of the reader, which says more: `patches.photograph_patches`, `fields.field_patches`,
+            `cifar.read_cifar`, `files.read_folder`.
 
     Raises:
-        ValueError, OSError: as the reader says, in a sentence. ConnectionError: CIFAR could not be fetched.
+        ValueError, OSError: as the reader says, in a sentence.
+        ConnectionError: CIFAR could not be fetched.
     """
     known = {
         "photographs": photograph_patches,

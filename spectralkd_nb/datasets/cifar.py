@@ -143,15 +143,18 @@ def read_cifar(
     hour a download. A download that breaks off goes on from there, in this call or in the next.
 
     Args:
-        classes: 10 or 100. folder: the cache; otherwise the environment variable SPECTRALKD_DATA, otherwise
-            ~/.cache/spectralkd_nb. offline: use only what is in the folder. progress: show a bar for each download.
+        classes: 10 or 100.
+        folder: the cache; otherwise the environment variable SPECTRALKD_DATA, otherwise ~/.cache/spectralkd_nb.
+        offline: use only what is in the folder.
+        progress: show a bar for each download.
 
     Returns:
         The data. CIFAR-100 is held to the hash of its pixels and labels; `verified` says what is known of CIFAR-10.
 
     Raises:
         ConnectionError: nothing in the folder and no source answers; the sentence names the ways out.
-        ValueError: a file in the folder is not what its name says. OSError: the folder cannot be written.
+        ValueError: a file in the folder is not what its name says.
+        OSError: the folder cannot be written.
     """
     if classes not in (10, 100):
         raise ValueError(f"classes={classes!r} is not known; choose 10 for CIFAR-10 or 100 for CIFAR-100")

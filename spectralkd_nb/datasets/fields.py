@@ -26,7 +26,9 @@ def field_patches(size: int = 32, train: int = 100, test: int = 150, seed: int =
     known: `similarity` is minus the divergence of their laws.
 
     Args:
-        size: pixels a side, 8 or more. train, test: patches of each class. seed: of the fields.
+        size: pixels a side, 8 or more.
+        train, test: patches of each class.
+        seed: of the fields.
 
     Raises:
         ValueError: patches too small, or none.

@@ -24,8 +24,9 @@ def read_npz(path: str | Path) -> LabelledImages:
         path: of a file whose images are (N, H, W, 3) uint8, its labels (N,) integers, its classes (C,) strings.
 
     Raises:
-        FileNotFoundError. ValueError: an array is missing, is not of its form, or would have to be unpickled, which
-            could execute what is in the file.
+        FileNotFoundError: there is no such file.
+        ValueError: an array is missing, is not of its form, or would have to be unpickled, which could execute what is
+            in the file.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -70,10 +71,13 @@ def read_folder(folder: str | Path, size: int = 32, seed: int = 0) -> LabelledIm
     test folders, every fifth picture of a class (drawn by the seed) is for testing.
 
     Args:
-        folder: of the data set. size: pixels a side. seed: of the division.
+        folder: of the data set.
+        size: pixels a side.
+        seed: of the division.
 
     Raises:
-        FileNotFoundError. ValueError: fewer than two classes, or a class without pictures.
+        FileNotFoundError: there is no such file.
+        ValueError: fewer than two classes, or a class without pictures.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():

@@ -148,7 +148,9 @@ def draw_views(count: int, pad: int, flip: bool, generator: torch.Generator) -> 
     """A random order of `count` images, with a shift of up to `pad` pixels and a coin for mirroring each.
 
     Args:
-        count: of images. pad: as in `augment`. flip: whether the coin is thrown; else none is mirrored.
+        count: of images.
+        pad: as in `augment`.
+        flip: whether the coin is thrown; else none is mirrored.
         generator: CPU generator.
     """
     return Views(
@@ -163,7 +165,9 @@ def augment(images: Tensor, views: Views, pad: int) -> Tensor:
     """Shifted and mirrored copies of a batch, made in one gather on the batch's device.
 
     Args:
-        images: (B, 3, H, W), any dtype. views: one row an image; its `order` is not used. pad: pixels of zeros.
+        images: (B, 3, H, W), any dtype.
+        views: one row an image; its `order` is not used.
+        pad: pixels of zeros.
 
     Returns:
         (B, 3, H, W) in channels-last memory.

@@ -25,7 +25,9 @@ def photograph_patches(size: int = 32, train: int = 100, test: int = 150, seed: 
     texture, edges and colour casts.
 
     Args:
-        size: pixels a side. train, test: patches of each photograph. seed: of the division and of the draw.
+        size: pixels a side.
+        train, test: patches of each photograph.
+        seed: of the division and of the draw.
 
     Raises:
         ValueError: a photograph has too few places for so many patches.

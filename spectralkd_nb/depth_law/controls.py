@@ -31,8 +31,11 @@ def control_profiles(
     - "untrained": the twin before training, its batch norms re-estimated. "no norm": the same without batch norms.
 
     Args:
-        network: made by `build`. pictures: (N, 3, H, W), values 0..1. groups: see `exponent_profile`.
-        made_up: how many pictures of noise and of dead leaves. seed: of these.
+        network: made by `build`.
+        pictures: (N, 3, H, W), values 0..1.
+        groups: see `exponent_profile`.
+        made_up: how many pictures of noise and of dead leaves.
+        seed: of these.
         options: of `exponent_profile`, for all.
     """
     normalise = network.info.normalise
@@ -66,7 +69,9 @@ def twin_spectra(network: nn.Module, pictures: Tensor, **options: Any) -> dict[s
     """The spectra of image and blocks, of a network ("trained") and of its untrained twin ("untrained").
 
     Args:
-        network: made by `build`. pictures: (N, 3, H, W), values 0..1. options: of `activation_spectra`.
+        network: made by `build`.
+        pictures: (N, 3, H, W), values 0..1.
+        options: of `activation_spectra`.
     """
     images = network.info.normalise(pictures)
     pair = {"trained": network, "untrained": untrained_twin(network, images)}

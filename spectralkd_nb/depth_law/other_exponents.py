@@ -54,8 +54,8 @@ def eigenspectrum_exponent(maps: Tensor, ranks: tuple[int, int] | None = None) -
 
     Raises:
         ValueError: another number of dimensions; fewer than 8 channels; constant maps, or values that are not finite;
-            ranks that are not there, or that are beyond the directions in which the channels vary at all. TypeError:
-            maps that are not real floating.
+            ranks that are not there, or that are beyond the directions in which the channels vary at all.
+        TypeError: maps that are not real floating.
     """
     maps = _checked(maps, "maps", "(B, C, H, W) or (samples, neurons)")
     channels = maps.shape[1]
@@ -163,7 +163,8 @@ def weight_tail_exponent(weights: Tensor) -> Tail:
 
     Raises:
         ValueError: another number of dimensions; values that are not finite; fewer than 8 eigenvalues that are not
-            zero; eigenvalues that are all alike, as those of a rotation. TypeError: weights that are not real floating.
+            zero; eigenvalues that are all alike, as those of a rotation.
+        TypeError: weights that are not real floating.
     """
     weights = _checked(weights, "weights", "(out, in) or (out, in, h, w)")
     values = _eigenvalues_of_weights(weights)

@@ -36,13 +36,15 @@ class ExponentProfile:
     """Exponents by depth; see `exponent_profile`.
 
     Attributes:
-        name: of the network. paths, kinds: of the layers; the kind of the network's input is "image".
-        depth: (layers,) float64, layers with weights on the way to this output. blocks: (layers,) float64, blocks; NaN
-            where that is not known.
-        stage: by layer, 1, 2, ... counts resolutions; None for the image. grid: (H, W) of its maps, pixels.
+        name: of the network.
+        paths, kinds: of the layers; the kind of the network's input is "image".
+        depth: (layers,) float64, layers with weights on the way to this output.
+        blocks: (layers,) float64, blocks; NaN where that is not known.
+        stage: by layer, 1, 2, ... counts resolutions; None for the image.
+        grid: (H, W) of its maps, pixels.
         bands: (lowest, highest) of each fit, cycles a pixel of that layer.
-        alpha: (layers,) float64, NaN where a layer has none. reasons: by layer, why not to trust it; see
-            `spectra.reasons_to_distrust`.
+        alpha: (layers,) float64, NaN where a layer has none.
+        reasons: by layer, why not to trust it; see `spectra.reasons_to_distrust`.
         draws: (resamples, layers), alpha of every layer over resampled images, the same ones for all layers; without
             rows where there are fewer than 3 groups of images. Of more than 2,048 images the first are drawn from.
         folds: (folds, 2, layers), alpha over the images outside each fifth of them, and over those inside.
@@ -131,17 +133,19 @@ def exponent_profile(
     a pixel, and of 32 pixels 8, which is 3.
 
     Args:
-        model, images: (N, C, H, W), as in `activation_spectra`. layers: which, as there.
+        model, images: (N, C, H, W), as in `activation_spectra`.
+        layers: which, as there.
         groups: images that belong together, such as cut-outs of one photograph, are drawn together: how many there are
             in a row (4: the first four are one photograph), or each image's group by number.
-        average, edges, crop: as in `activation_spectra`. band: of every fit, in cycles a pixel of each layer;
-            `ActivationSpectra.band` if None.
-        name: of the network, for figures; its own if None. resamples, seed: of the bootstrap and of the folds.
+        average, edges, crop: as in `activation_spectra`.
+        band: of every fit, in cycles a pixel of each layer; `ActivationSpectra.band` if None.
+        name: of the network, for figures; its own if None.
+        resamples, seed: of the bootstrap and of the folds.
         device, batch_size, progress: as in `activation_spectra`.
 
     Raises:
-        ValueError: as `activation_spectra`; groups that do not fit the number of images. TypeError: groups that are
-            neither a number nor a sequence.
+        ValueError: as `activation_spectra`; groups that do not fit the number of images.
+        TypeError: groups that are neither a number nor a sequence.
     """
     spectra = activation_spectra(model, images, layers, edges, batch_size, device, progress, crop=crop)
     blocks = _blocks_so_far(model, tuple(images.shape[1:]), spectra.layers)
@@ -165,8 +169,9 @@ def profile_of(
     """The profile of spectra that are measured already, for instance in another band.
 
     Args:
-        spectra: of a network's layers. name: of the network. blocks: up to each layer, if known. The rest, and errors:
-            see `exponent_profile`.
+        spectra: of a network's layers.
+        name: of the network.
+        blocks: up to each layer, if known. The rest, and errors: see `exponent_profile`.
     """
     chosen = spectra.layers
     paths = [layer.path for layer in chosen]

@@ -36,10 +36,14 @@ class Setting:
     """One random network and what it is given.
 
     Attributes:
-        inputs: channels of the images, each an independent field. width: channels of every layer. depth: layers.
+        inputs: channels of the images, each an independent field.
+        width: channels of every layer.
+        depth: layers.
         correlation, shared: of the kernels, see `networks.draw_kernels`.
         batch_norm, skip, post_activation, relu: see `networks.RandomNetwork`.
-        alpha: of the input fields. images: how many. seed: of kernels and fields.
+        alpha: of the input fields.
+        images: how many.
+        seed: of kernels and fields.
     """
 
     inputs: int = 64

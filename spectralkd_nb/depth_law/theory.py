@@ -33,7 +33,8 @@ def kernel_transfer(weights: Tensor, size: int = 128) -> Tensor:
     given. Our own derivation.
 
     Args:
-        weights: (outputs, inputs, h, w), or one kernel (h, w). size: of the maps in pixels, even.
+        weights: (outputs, inputs, h, w), or one kernel (h, w).
+        size: of the maps in pixels, even.
 
     Returns:
         (size, size // 2 + 1) float64, the half plane of `spectra.power_spectrum`.
@@ -70,7 +71,8 @@ def random_kernel_transfer(size: int = 128, correlation: float = 0.0, shared: fl
     arguments.
 
     Args:
-        size: of the maps in pixels, even. correlation, shared: see `draw_kernels`.
+        size: of the maps in pixels, even.
+        correlation, shared: see `draw_kernels`.
 
     Returns:
         (size, size // 2 + 1) float64.
@@ -96,7 +98,8 @@ def linear_filter_gain(
 
     Args:
         weights: (outputs, inputs, h, w), or one kernel (h, w); stride, dilation and groups are not known from them.
-        size: of the maps in pixels, even. band, estimator: see `transfer_gain`.
+        size: of the maps in pixels, even.
+        band, estimator: see `transfer_gain`.
 
     Returns:
         kappa, without units; positive where long waves pass better.
@@ -113,8 +116,9 @@ def filter_gains(
     """kappa of every convolution with kernels of more than one tap, by path, in the order of the network.
 
     Args:
-        network: any. size, band, estimator: see `linear_filter_gain`, whose errors these are; one size and band for
-            all, whatever size their maps have.
+        network: any.
+        size, band, estimator: see `linear_filter_gain`, whose errors these are; one size and band for all, whatever
+            size their maps have.
     """
     convolutions = {path: m for path, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     return {
@@ -136,7 +140,8 @@ def transfer_gain(transfer: Tensor, band: tuple[float, float] | None = None, est
 
     Args:
         transfer: (H, W // 2 + 1), from `kernel_transfer` or `random_kernel_transfer`; or power itself, for its alpha.
-        band: (lowest, highest) in cycles a pixel; `default_band` if None. estimator: "modes" or "rings".
+        band: (lowest, highest) in cycles a pixel; `default_band` if None.
+        estimator: "modes" or "rings".
 
     Returns:
         kappa, without units; positive where long waves pass better.

@@ -37,7 +37,8 @@ class AdaptiveMatching(nn.Module):
     Args:
         base: gives the logits and its own terms. `SoftTargets()` asks the teacher that `train` was given, which is not
             adapted.
-        matches: at least one, on layers of the adapted teacher. adapted: of the teacher that `train` is given.
+        matches: at least one, on layers of the adapted teacher.
+        adapted: of the teacher that `train` is given.
 
     Raises:
         ValueError: no matches, or one on a layer that the adapted teacher does not have; when called: no teacher, the
@@ -59,7 +60,8 @@ class AdaptiveMatching(nn.Module):
         """The step of a batch, see the class: the student's logits (B, classes), and scalar terms by name.
 
         Args:
-            images: (B, 3, H, W), normalised. labels: (B,) int64.
+            images: (B, 3, H, W), normalised.
+            labels: (B,) int64.
 
         Raises:
             ValueError: see the class.

@@ -258,8 +258,9 @@ def parallel(trained: nn.Module, look: Callable[..., Any]) -> Callable[..., Any]
     process's. Converting them (SyncBatchNorm) would change the networks that are kept, and there is none for the CPU.
 
     Args:
-        trained: all that is trained, on its device. look: takes tensors; of what it returns only the loss has a
-            gradient. Which parameters that reaches may not change while the run goes on.
+        trained: all that is trained, on its device.
+        look: takes tensors; of what it returns only the loss has a gradient. Which parameters that reaches may not
+            change while the run goes on.
     """
     if alone():
         return look

@@ -16,8 +16,9 @@ def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, pr
     """Top-1 accuracy on the test images, percent. Every module is left in the mode that it was in.
 
     Args:
-        network: on the device of its parameters; the images are brought there. data: the task, whose colours the
-            network is used to. batch_size, precision: as for `responses`.
+        network: on the device of its parameters; the images are brought there.
+        data: the task, whose colours the network is used to.
+        batch_size, precision: as for `responses`.
     """
     logits = responses(network, data, data.test_images, precision=precision, batch_size=batch_size)
     right = int((logits.argmax(1) == data.test_labels.to(logits.device)).sum())
@@ -35,9 +36,11 @@ def responses(
     """A network's logits for images as they are, without augmentation. Every module is left in its mode.
 
     Args:
-        network: on the device of its parameters; the images are brought there. data: whose colours it is used to.
+        network: on the device of its parameters; the images are brought there.
+        data: whose colours it is used to.
         images: (N, 3, H, W) uint8, `data.train_images` for instance.
-        precision: "float32" or "bfloat16" (autocast). batch_size: images at a time.
+        precision: "float32" or "bfloat16" (autocast).
+        batch_size: images at a time.
 
     Returns:
         (N, classes) on the network's device.

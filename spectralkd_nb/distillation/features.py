@@ -23,8 +23,8 @@ class Connector(nn.Conv2d):
     trained along with the student and thrown away afterwards.
 
     Args:
-        channels, to_channels: the student's and the teacher's. stride: by how much, a side, the student's maps are
-            larger.
+        channels, to_channels: the student's and the teacher's.
+        stride: by how much, a side, the student's maps are larger.
     """
 
     def __init__(self, channels: int, to_channels: int, stride: int = 1) -> None:
@@ -146,7 +146,8 @@ class FeatureMatching(nn.Module):
         """The step of a batch: the student's logits (B, classes), and scalars by name, the base's and the matches'.
 
         Args:
-            images: (B, 3, H, W), normalised. labels: (B,) int64.
+            images: (B, 3, H, W), normalised.
+            labels: (B,) int64.
 
         Raises:
             ValueError: see the class.

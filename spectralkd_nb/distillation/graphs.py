@@ -35,7 +35,8 @@ class Graphed:
 
     Args:
         function: takes tensors on the GPU. It must not add to gradients that it finds.
-        parameters: whose gradients it leaves behind. buffers: what it changes; the calls that warm up are undone.
+        parameters: whose gradients it leaves behind.
+        buffers: what it changes; the calls that warm up are undone.
     """
 
     def __init__(

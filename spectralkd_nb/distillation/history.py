@@ -29,8 +29,8 @@ def epoch_profiles(folder: str | Path, data: LabelledImages) -> pandas.DataFrame
     Before training the batch norms have the statistics of the very photographs; see `reestimate_batch_norm`.
 
     Args:
-        folder: of a finished run of a network by name. data: what it was trained on; its colours are what the
-            photographs are normalised with.
+        folder: of a finished run of a network by name.
+        data: what it was trained on; its colours are what the photographs are normalised with.
 
     Returns:
         one row a layer and epoch: network, seed, epoch, path, depth, block, stage, alpha, lower, upper, trusted, and

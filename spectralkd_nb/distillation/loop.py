@@ -35,7 +35,8 @@ class Batches:
     """The batches of a run, each of which follows from the seed, the epoch and its position alone.
 
     Args:
-        data: on the device of the training. recipe, seed: of the run.
+        data: on the device of the training.
+        recipe, seed: of the run.
     """
 
     def __init__(self, data: LabelledImages, recipe: Recipe, seed: int) -> None:

@@ -26,8 +26,11 @@ class LinearProbe:
     """How well a linear classifier reads a task off one layer of a network.
 
     Attributes:
-        layer: its dotted path. features: their number. accuracy: on the task's test images, percent.
-        train_accuracy: on those that the classifier was fitted to, percent. penalty: that was chosen.
+        layer: its dotted path.
+        features: their number.
+        accuracy: on the task's test images, percent.
+        train_accuracy: on those that the classifier was fitted to, percent.
+        penalty: that was chosen.
     """
 
     layer: str
@@ -60,7 +63,8 @@ def linear_probe(
     The network is left as it was: nothing is trained but the classifier, and modes and randomness are kept.
 
     Args:
-        network: on the device of its parameters, not compiled. data: the task; not what the network was trained on.
+        network: on the device of its parameters, not compiled.
+        data: the task; not what the network was trained on.
         layer: dotted path of a module that returns (B, C, H, W), or (B, C), which is taken as it is.
         penalties: to choose from, above 0. A single one is taken, and nothing is held out.
         normalise: (B, 3, H, W) uint8 images as the network is used to them; that of the data it was trained on. None
@@ -144,7 +148,8 @@ class Classifier:
     """A multinomial logistic regression on standardised features.
 
     Attributes:
-        mean: (F,) of the features that it was fitted to. scale: (F,) one over their deviation, 0 for constant ones.
+        mean: (F,) of the features that it was fitted to.
+        scale: (F,) one over their deviation, 0 for constant ones.
         weight: (F + 1, classes), the last row for the constant. All float64.
     """
 

@@ -11,12 +11,14 @@ class Progress:
     """What a callback is told while a run goes on.
 
     Attributes:
-        title: student, and teacher if there is one. epoch, epochs: the epoch being worked on, from 1, and their number.
+        title: student, and teacher if there is one.
+        epoch, epochs: the epoch being worked on, from 1, and their number.
         step, steps: batches of this epoch that are done, and their number.
         losses: running mean of each loss term over the epoch so far, by name.
         accuracy: right answers over the epoch so far, percent, on training images as they were seen (augmented).
         curves: one list a quantity, one value a finished epoch; see `Run`.
-        seconds: of training so far, all sittings together. seconds_left: an estimate.
+        seconds: of training so far, all sittings together.
+        seconds_left: an estimate.
         done: the run is finished.
     """
 

@@ -27,7 +27,8 @@ class Recipe:
     """How a run is optimised: SGD with momentum, and what surrounds it.
 
     Attributes:
-        epochs: passes over the training images. batch_size: images a step.
+        epochs: passes over the training images.
+        batch_size: images a step.
         learning_rate: of SGD; the peak of the one-cycle schedule, the start of the step schedule.
         schedule: "one-cycle" (Smith & Topin 2019, arXiv 1708.07120), up in `warm_up` of the steps, 0..1, and down to
             nothing along half cosines; or "step", times `decay` after each of the `milestones`, in whole epochs.
@@ -147,15 +148,19 @@ class Run:
     """The record of a finished run, as its JSON file holds it.
 
     Attributes:
-        pair: {"student": name, "teacher": name or None}. method: the step, as Python shows it. weights: of its terms.
+        pair: {"student": name, "teacher": name or None}.
+        method: the step, as Python shows it.
+        weights: of its terms.
         seed: of initialisation (where the student was built here), order, augmentation and dropout.
         protocol: data set, its fingerprint and sizes, augmentation, and which epoch is reported.
         recipe: see `Recipe`.
         accuracy_last: top-1 accuracy on the test images after the last epoch, percent. The headline.
         accuracy_best: of the best epoch, chosen on the test images: optimistic, and here for comparison only.
         curves: "epoch", "learning rate", "train accuracy", "test accuracy" (percent), "seconds", and each loss term.
-        seconds: of training and testing, all sittings together. device, threads, precision: where it ran.
-        versions: of Python, torch and this package. commit: of the code, if it is a git checkout.
+        seconds: of training and testing, all sittings together.
+        device, threads, precision: where it ran.
+        versions: of Python, torch and this package.
+        commit: of the code, if it is a git checkout.
         together: how many runs were trained at once on the device; the seconds are then those of all of them.
         processes: how many processes shared each batch; with more than one, batch norms saw a share of it.
         network: the trained student in eval mode; None where the record was read from a file.
@@ -193,7 +198,8 @@ def read_run(file: str | Path) -> Run:
     """A run's record from its JSON file, without the network.
 
     Raises:
-        ValueError: the file is damaged. OSError: it cannot be read.
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
     """
     file = Path(file).expanduser()
     try:

@@ -26,7 +26,9 @@ def ship(run: Run, data: LabelledImages, folder: str | Path, command: str) -> di
     """Write a run's network in half precision, and its card beside it, with the accuracy of the very file.
 
     Args:
-        run: with its network. data: what it was trained on. folder: data/weights.
+        run: with its network.
+        data: what it was trained on.
+        folder: data/weights.
         command: that makes the run again.
 
     Returns:
@@ -57,8 +59,11 @@ def ship_epochs(
     """Write the network after each epoch that the run kept, and one card with the accuracy of every file.
 
     Args:
-        run: of a network by name. run_folder: where it keeps what it kept. data: what it was trained on.
-        folder: data/weights/epochs. command: that makes the run again, and has it keep these epochs.
+        run: of a network by name.
+        run_folder: where it keeps what it kept.
+        data: what it was trained on.
+        folder: data/weights/epochs.
+        command: that makes the run again, and has it keep these epochs.
 
     Returns:
         the card, with "epochs": a list of {"epoch", "file", "sha256", "accuracy"}.

@@ -39,7 +39,9 @@ class CrossEntropy(nn.Module):
         """The step of a batch: the student's logits (B, classes), and "cross-entropy", in nats.
 
         Args:
-            teacher: is not asked. images: (B, 3, H, W), normalised. labels: (B,) int64.
+            teacher: is not asked.
+            images: (B, 3, H, W), normalised.
+            labels: (B,) int64.
         """
         logits = student(images)
         return logits, {"cross-entropy": F.cross_entropy(logits, labels, label_smoothing=self.smoothing)}
@@ -77,7 +79,8 @@ class SoftTargets(nn.Module):
         """The step of a batch: the student's logits (B, classes), and "cross-entropy" and "soft targets", in nats.
 
         Args:
-            images: (B, 3, H, W), normalised. labels: (B,) int64.
+            images: (B, 3, H, W), normalised.
+            labels: (B,) int64.
 
         Raises:
             ValueError: see the class.

@@ -38,7 +38,8 @@ class RunStore:
         See `storage.locked`.
 
         Raises:
-            BlockingIOError: another one does. OSError: nothing can be written there.
+            BlockingIOError: another one does.
+            OSError: nothing can be written there.
         """
         with contextlib.ExitStack() as stack:
             try:

@@ -24,8 +24,10 @@ class SharedTeacher(nn.Module):
     features, so that hooks find them.
 
     Args:
-        teacher: asked in eval mode. layers: dotted paths of the features that anybody asks for.
-        precision: as students see it, "float32" or "bfloat16". graphs: record a CUDA graph.
+        teacher: asked in eval mode.
+        layers: dotted paths of the features that anybody asks for.
+        precision: as students see it, "float32" or "bfloat16".
+        graphs: record a CUDA graph.
     """
 
     def __init__(self, teacher: nn.Module, layers: Sequence[str], precision: str, graphs: bool) -> None:

@@ -59,7 +59,8 @@ def train(
 
     Args:
         student: a network, trained in place; or a name for `build`, with as many classes as the data.
-        data: what to learn. recipe: how; `Recipe()` if None.
+        data: what to learn.
+        recipe: how; `Recipe()` if None.
         teacher: network that `step` may ask. It is in eval mode and its parameters get no gradient; afterwards its
             modes and what wants gradients are as before, and it is on the run's device.
         step: what is learned; `SoftTargets()` with a teacher, `CrossEntropy()` without.
@@ -157,8 +158,8 @@ def train_together(
         Of each training its record, or what it raised; the others went on.
 
     Raises:
-        KeyboardInterrupt: after each run's checkpoint is written. ValueError: torchrun has started several processes,
-            which share one run.
+        KeyboardInterrupt: after each run's checkpoint is written.
+        ValueError: torchrun has started several processes, which share one run.
     """
     if distributed.alone():
         return _Together(trainings, torch.device(device or default_device()), checkpoint_seconds, graphs).go()

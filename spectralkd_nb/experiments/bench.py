@@ -28,7 +28,8 @@ class Bench:
     """What runs of one grid share: data sets and teachers, each read once.
 
     Attributes:
-        data, teachers: what was read. store: folder of runs, some of which may have trained a teacher.
+        data, teachers: what was read.
+        store: folder of runs, some of which may have trained a teacher.
         fingerprints: of those teachers that runs were compared with.
     """
 
@@ -117,7 +118,9 @@ def do_run(
     """One run from its plan, which is all that it depends on; finished, cut off or new, as `train` finds it.
 
     Args:
-        plan: see `Plan`. folder: where it is kept; None keeps nothing. callback, device: as for `train`.
+        plan: see `Plan`.
+        folder: where it is kept; None keeps nothing.
+        callback, device: as for `train`.
         bench: data sets and teachers that were read before; None reads them.
 
     Returns:

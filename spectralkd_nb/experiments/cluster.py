@@ -53,10 +53,12 @@ def do_on_ray(work: Work, resources: Mapping[str, float] | None) -> None:
     """Do what is left of a grid's runs, each as a task; wait for those that other processes have.
 
     Args:
-        work: whose callback is told whenever a run ends, and every second. resources: see `run_grid`.
+        work: whose callback is told whenever a run ends, and every second.
+        resources: see `run_grid`.
 
     Raises:
-        OSError: of a task, for which the others are cancelled. KeyboardInterrupt: likewise.
+        OSError: of a task, for which the others are cancelled.
+        KeyboardInterrupt: likewise.
     """
     with connected() as ray, _mark(work.store.absolute()) as mark:
         asked = asked_of(ray, resources, work.device)
@@ -119,7 +121,10 @@ def one_run(plan: Plan, mark: Path, device: str | torch.device | None, threads: 
     """What a task does: one run, unless it is done by now or another process has it; the store tells what came of it.
 
     Args:
-        plan: the run. mark: a file in the store. device: see `train`. threads: of torch.
+        plan: the run.
+        mark: a file in the store.
+        device: see `train`.
+        threads: of torch.
 
     Raises:
         OSError: the store is not there, or cannot be written to.

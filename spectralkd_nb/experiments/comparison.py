@@ -88,7 +88,8 @@ def paired_difference(
     Args:
         first, second: (seeds,), accuracy in percent for instance; elements at one place come from one seed.
         confidence: of the intervals; the verdict wants p of 1 - confidence at most.
-        resamples: of the seeds, for the bootstrap. seed: of these resamples.
+        resamples: of the seeds, for the bootstrap.
+        seed: of these resamples.
     Raises:
         ValueError: fewer than 2 seeds, lists of unequal length, a value that is not finite, an option out of range.
     """
@@ -114,10 +115,10 @@ def seeds_needed(deviation: float, difference: float, confidence: float = CONFID
     """The fewest seeds with which a paired t test finds a true mean difference of this size.
 
     Args:
-        deviation: of the paired differences over seeds, guessed or from earlier runs. difference: of either sign, in
-            the same unit.
-        confidence: 1 - confidence is the two-sided level of the test. power: chance to find the difference, with its
-            right sign.
+        deviation: of the paired differences over seeds, guessed or from earlier runs.
+        difference: of either sign, in the same unit.
+        confidence: 1 - confidence is the two-sided level of the test.
+        power: chance to find the difference, with its right sign.
     Raises:
         ValueError: a difference of 0, a negative deviation, values that are not finite or out of range, or more than
             10^9 seeds.

@@ -43,8 +43,10 @@ def estimate_grid(
     costs the same. Expect a third more or less on a machine that does other things too.
 
     Args:
-        grid: dict or TOML file. store: its folder; None, or one that is not there, has no runs.
-        device: as for `train`. batches: in a short epoch; 4, and 40 on a GPU, if None.
+        grid: dict or TOML file.
+        store: its folder; None, or one that is not there, has no runs.
+        device: as for `train`.
+        batches: in a short epoch; 4, and 40 on a GPU, if None.
 
     Returns:
         one row a student, teacher, protocol and method, the grid's own teachers first: runs (left to do), seconds (of

@@ -40,8 +40,8 @@ def grid_probes(
     are normalised with the mean and deviation of the data that the student was trained on.
 
     Args:
-        grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths that students and
-            teachers share.
+        grid, store: as for `run_grid`; runs that are not finished are left out.
+        layers: dotted paths that students and teachers share.
         data: the second task; None for `rotated`, which way is up, of each protocol's own images.
         train_images: at most so many of the second task's training images, the classes evenly; None for all.
 
@@ -82,7 +82,8 @@ def grid_discrepancies(
     grid's pairs have for it.
 
     Args:
-        grid, store: as for `grid_probes`. layers: dotted paths, of maps, that students and teachers share.
+        grid, store: as for `grid_probes`.
+        layers: dotted paths, of maps, that students and teachers share.
 
     Returns:
         one row a student, teacher, layer and kernel: student, teacher (compared with), protocol, method ("untrained"

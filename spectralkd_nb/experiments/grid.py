@@ -48,7 +48,8 @@ def run_grid(
     left to do, nothing is loaded and nothing compared.
 
     Args:
-        grid: dict or TOML file, read once; see the module. store: folder, made if it is not there.
+        grid: dict or TOML file, read once; see the module.
+        store: folder, made if it is not there.
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.
         device: see `train`.
@@ -67,7 +68,8 @@ def run_grid(
         ValueError: what `planned_runs` refuses, a finished run of other data or of another teacher, a teacher whose
             training failed, unknown workers or resources, no Ray; workers and runs together, or one of both
             under torchrun.
-        OSError: the store cannot be written to. KeyboardInterrupt: as `train`. What the callback raises goes through.
+        OSError: the store cannot be written to.
+        KeyboardInterrupt: as `train`. What the callback raises goes through.
     """
     require_workers(workers, resources)
     grid = read_grid(grid)  # once: the file may be edited while this goes on

@@ -217,7 +217,8 @@ def method_step(
     images and without edge treatment, since its own transform has none; to two digits.
 
     Args:
-        method: see the module. student, teacher, data: as they go into `train`.
+        method: see the module.
+        student, teacher, data: as they go into `train`.
         seed: of the connectors, and of the classes' permutations.
     Raises:
         ValueError: what `checked_method` refuses, no teacher where one is asked, layers that do not exist, a teacher's

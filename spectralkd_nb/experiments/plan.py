@@ -85,10 +85,15 @@ class Plan:
     """One run of a grid, as plain data.
 
     Attributes:
-        student: name for `build`. teacher: name, or None for a student alone. teacher_weights: file of the teacher's
-            weights; None for those that are shipped for the data.
-        method: its name in the grid. terms: what it is; see `methods`. protocol: its name. setting: data and recipe.
-        seed: of the run. keep_epochs: after which the student's weights are kept too, see `train`.
+        student: name for `build`.
+        teacher: name, or None for a student alone.
+        teacher_weights: file of the teacher's weights; None for those that are shipped for the data.
+        method: its name in the grid.
+        terms: what it is; see `methods`.
+        protocol: its name.
+        setting: data and recipe.
+        seed: of the run.
+        keep_epochs: after which the student's weights are kept too, see `train`.
     """
 
     student: str
@@ -135,7 +140,8 @@ def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """A grid from its TOML file, or a dict as it is.
 
     Raises:
-        ValueError: the file is no TOML. OSError: it cannot be read.
+        ValueError: the file is no TOML.
+        OSError: it cannot be read.
     """
     if isinstance(grid, Mapping):
         return dict(grid)

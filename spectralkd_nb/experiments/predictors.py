@@ -32,7 +32,8 @@ def teachers_and_responses(
         table: of `sweep_results`.
         responses: one row a teacher's run, images and temperature: step, network, batch_size, epochs, images,
             temperature and the `MEASURES`. Teachers that are not in it have missing values.
-        temperature: of the soft targets. images: those of the responses, "training" or "test".
+        temperature: of the soft targets.
+        images: those of the responses, "training" or "test".
     Returns:
         network, batch_size, epochs; teacher_accuracy, student_accuracy, percent; the `MEASURES`.
     Raises:
@@ -113,7 +114,8 @@ def ladder(table: pandas.DataFrame, teachers: Sequence[Teacher], classes: int = 
     """Teachers that differ in capacity alone, with their own and their students' accuracy in the confirmation.
 
     Args:
-        table: of `sweep_results`. teachers: of different networks, trained alike.
+        table: of `sweep_results`.
+        teachers: of different networks, trained alike.
         classes: outputs of the networks, whose parameters are counted.
     Returns:
         One row a teacher, the smallest first: network, parameters; seeds, how many; teacher_accuracy, percent, mean,

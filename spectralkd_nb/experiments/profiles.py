@@ -96,8 +96,9 @@ def profile_distances(profiles: pandas.DataFrame, stages: Sequence[str] = STAGES
     Both distances are root mean squares of the difference of alpha. The image is in neither: all networks have it.
 
     Args:
-        profiles: of `grid_profiles`. stages: dotted paths that students and teachers share; a stage ends with its last
-            measured layer, be it the stage itself or a block inside.
+        profiles: of `grid_profiles`.
+        stages: dotted paths that students and teachers share; a stage ends with its last measured layer, be it the
+            stage itself or a block inside.
 
     Returns:
         one row a student: student, teacher, protocol, method, seed; stage_ends, over the ends of the stages;
@@ -134,8 +135,9 @@ def compare_profiles(
     """Does a method bring a student's alpha by depth nearer to its teacher's than the baseline's?
 
     Args:
-        profiles, stages: as for `profile_distances`. baseline: a method, that of the plain student. distance:
-            "stage_ends" or "all_depths" of `profile_distances`.
+        profiles, stages: as for `profile_distances`.
+        baseline: a method, that of the plain student.
+        distance: "stage_ends" or "all_depths" of `profile_distances`.
 
     Returns:
         one row a method, the nearest of a pair and protocol first: student, teacher, protocol, method; seeds, mean,

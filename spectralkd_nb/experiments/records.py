@@ -107,7 +107,8 @@ def epochs_to(run: Run, accuracy: float) -> int:
     A run that never was counts as one epoch more than it had: less than it would have taken.
 
     Args:
-        run: a finished one. accuracy: in percent.
+        run: a finished one.
+        accuracy: in percent.
     """
     curve = run.curves["test accuracy"]
     return next((epoch for epoch, reached in enumerate(curve, 1) if reached >= accuracy), len(curve) + 1)
@@ -149,7 +150,8 @@ def read_records(file: str | Path) -> list[Record]:
     """What `write_records` wrote; blank lines are skipped.
 
     Raises:
-        ValueError: a line is damaged. OSError: the file cannot be read.
+        ValueError: a line is damaged.
+        OSError: the file cannot be read.
     """
     file = Path(file).expanduser()
     try:

@@ -45,7 +45,8 @@ def sweep_responses(
     is held against `reference_similarity` of the sweep's data.
 
     Args:
-        sweep, store: as for `sweep_results`; what is not finished is left out. temperatures: of the soft targets.
+        sweep, store: as for `sweep_results`; what is not finished is left out.
+        temperatures: of the soft targets.
         device: see `train`.
 
     Returns:
@@ -83,7 +84,8 @@ def shipped_responses(
     """`describe_response` of every network that is shipped for a data set, and of those shipped along a training.
 
     Args:
-        data: the networks are those whose card has its fingerprint. temperatures: of the soft targets.
+        data: the networks are those whose card has its fingerprint.
+        temperatures: of the soft targets.
         train_images: at most so many training images, the classes evenly; None for all.
 
     Returns:

@@ -31,8 +31,8 @@ def grid_spectra(
     images.
 
     Args:
-        grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths
-            that students and teachers share.
+        grid, store: as for `run_grid`; runs that are not finished are left out.
+        layers: dotted paths that students and teachers share.
         all_epochs_of: the seed whose students are measured at every kept epoch; those of others only at the last.
 
     Returns:
@@ -75,7 +75,9 @@ def stored_spectrum(
     Of a table of several students, teachers or protocols choose rows first.
 
     Args:
-        method: of the grid, or "teacher". layer, seed: whose. epoch: the last that is there if None.
+        method: of the grid, or "teacher".
+        layer, seed: whose.
+        epoch: the last that is there if None.
 
     Returns:
         `RadialSpectrum` with power (rings,), in units of maps squared.

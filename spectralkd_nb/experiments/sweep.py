@@ -107,8 +107,11 @@ class Stage:
     """One step of a sweep: which teachers, and how their runs are planned.
 
     Attributes:
-        step: "coarse", "refined 1", ..., or "confirmation". teachers: of it. seeds: of each. held_out: see `held_out`
-            of `LabelledImages`; 0 for the test images. alone: whether students without a teacher are trained too.
+        step: "coarse", "refined 1", ..., or "confirmation".
+        teachers: of it.
+        seeds: of each.
+        held_out: see `held_out` of `LabelledImages`; 0 for the test images.
+        alone: whether students without a teacher are trained too.
     """
 
     step: str
@@ -134,7 +137,8 @@ def sweep_teachers(
     that fails is left out of the search.
 
     Args:
-        sweep: dict or TOML file, see the module. store, retry, callback, device: as for `run_grid`.
+        sweep: dict or TOML file, see the module.
+        store, retry, callback, device: as for `run_grid`.
 
     Returns:
         as `sweep_results`; `sweet_spot` says what follows from it.
@@ -202,7 +206,8 @@ def sweep_row(
     """One row of a sweep's search alone: train one teacher, and a student from it.
 
     Args:
-        sweep, store, callback, device: as for `sweep_teachers`. teacher: of any kind, also one that the sweep has not.
+        sweep, store, callback, device: as for `sweep_teachers`.
+        teacher: of any kind, also one that the sweep has not.
         seed: of both.
 
     Returns:
@@ -365,7 +370,8 @@ def read_sweep(sweep: Mapping[str, Any] | str | Path | Sweep) -> Sweep:
 
     Raises:
         ValueError: unknown or missing keys, values out of range, networks or settings that nobody knows, a file that is
-            no TOML. OSError: it cannot be read.
+            no TOML.
+        OSError: it cannot be read.
     """
     if isinstance(sweep, Sweep):
         return sweep

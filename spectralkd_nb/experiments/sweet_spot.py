@@ -24,7 +24,9 @@ class Teacher:
     """One teacher of a sweep. Numbers may come out of a table.
 
     Attributes:
-        network: name for `build`. batch_size: images a step. epochs: of its training.
+        network: name for `build`.
+        batch_size: images a step.
+        epochs: of its training.
     """
 
     network: str
@@ -44,10 +46,11 @@ class SweetSpot:
     """What a sweep found, and how sure it is.
 
     Attributes:
-        best: the teacher whose students were best in the search, on held-out images. accuracy: of these students, mean
-            over seeds, percent.
+        best: the teacher whose students were best in the search, on held-out images.
+        accuracy: of these students, mean over seeds, percent.
         candidates: the teachers among which the truly best of all is with the stated confidence (Gupta 1965,
-            Technometrics 7:225), best first. margin: how far behind the best a candidate may be, points.
+            Technometrics 7:225), best first.
+        margin: how far behind the best a candidate may be, points.
         deviation: of a student's accuracy around what its teacher and its seed account for, points; of those teachers
             among which the candidates were told.
         teachers, seeds: how many the search compared.
@@ -203,7 +206,8 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
     """The students of one step as runs, each teacher a method, for `compare_methods` and the figure of methods.
 
     Args:
-        table: of `sweep_results`. step: one of its steps.
+        table: of `sweep_results`.
+        step: one of its steps.
     Returns:
         seed; student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
         "alone"); accuracy, percent; seconds, of both trainings. Tables of sweeps have no best epochs.

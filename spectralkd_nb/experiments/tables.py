@@ -27,7 +27,8 @@ def results_table(runs: pandas.DataFrame, baseline: str) -> pandas.DataFrame:
     A student trained alone stands in the rows of each teacher that it is compared with.
 
     Args:
-        runs: as for `summary`. baseline: a method.
+        runs: as for `summary`.
+        baseline: a method.
 
     Returns:
         student, teacher, protocol, method; seeds, mean, deviation, lower, upper and best as of `summary`; difference,

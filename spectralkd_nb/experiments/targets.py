@@ -46,9 +46,10 @@ def grid_targets(
     interval over cut-outs.
 
     Args:
-        grid, store: as for `run_grid`; runs that are not finished are left out. layers: dotted paths that students and
-            teachers share, for students that learned no features. all_epochs_of: the seed whose runs are measured at
-            every kept epoch, and before training (epoch 0); those of others only at the last.
+        grid, store: as for `run_grid`; runs that are not finished are left out.
+        layers: dotted paths that students and teachers share, for students that learned no features.
+        all_epochs_of: the seed whose runs are measured at every kept epoch, and before training (epoch 0); those of
+            others only at the last.
 
     Returns:
         one row a run, epoch and pair of layers: student, teacher, protocol, method, seed, epoch, layer (the target's),
@@ -132,7 +133,8 @@ def kept_pairs(record: Record, store: str | Path) -> dict[int, tuple[nn.Module, 
         record: of a finished run whose step has something that learns, such as `AdaptiveMatching`.
 
     Raises:
-        ValueError: the run kept no epochs; its data or teacher are others now. FileNotFoundError: it kept no steps.
+        ValueError: the run kept no epochs; its data or teacher are others now.
+        FileNotFoundError: it kept no steps.
     """
     bench = Bench(store=Path(store).expanduser())
     bench.load(record.plan)
@@ -154,8 +156,9 @@ def meeting_of(student: nn.Module, step: AdaptiveMatching, images: Tensor) -> Me
     """What an adapted teacher asks for and what the student offers through its connector, at the step's first match.
 
     Args:
-        student: a network. step: with its adapted teacher. images: (B, 3, H, W), normalised; of any size that the
-            networks take.
+        student: a network.
+        step: with its adapted teacher.
+        images: (B, 3, H, W), normalised; of any size that the networks take.
 
     Returns:
         target and offered, (B, C, H, W) each, without gradients.

@@ -28,8 +28,11 @@ class GridProgress:
     """What a callback is told while a grid goes on.
 
     Attributes:
-        name: of the grid. plans: all runs. states: one for each, "to do", "running", "finished", "failed", "cut off" or
-            "elsewhere" (another process has it). details: accuracy, reason of a failure, or how far a run is, in words.
+        name: of the grid.
+        plans: all runs.
+        states: one for each, "to do", "running", "finished", "failed", "cut off" or "elsewhere" (another process has
+            it).
+        details: accuracy, reason of a failure, or how far a run is, in words.
         run: progress of the run that goes on, if there is one.
     """
 

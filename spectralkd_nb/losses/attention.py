@@ -33,8 +33,8 @@ def attention_loss(student: Tensor, teacher: Tensor, mode: str = "paper") -> Ten
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: another mode, not four dimensions, unequal batches or sizes, no elements. TypeError: not real
-            floating.
+        ValueError: another mode, not four dimensions, unequal batches or sizes, no elements.
+        TypeError: not real floating.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is none of {MODES}")

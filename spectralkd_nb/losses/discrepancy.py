@@ -55,7 +55,8 @@ def kernel_matrices(
         student, teacher: features (B, C, H, W); only C may differ. A dead channel counts as a vector of zeros.
         kernel, degree, offset, sigma: as in `nst_loss`.
     Raises:
-        ValueError: as `nst_loss`, and unequal sizes. TypeError: not real floating.
+        ValueError: as `nst_loss`, and unequal sizes.
+        TypeError: not real floating.
     """
     check_settings(kernel, degree, offset, sigma, "refuse")
     s, t = (_unit_vectors(maps) for maps in _maps_of_one_size(student, teacher))
@@ -148,7 +149,8 @@ def pixel_gram(maps: Tensor) -> Tensor:
     Returns:
         (B, H W, H W), float32 or float64.
     Raises:
-        ValueError: another shape, no elements. TypeError: not real floating.
+        ValueError: another shape, no elements.
+        TypeError: not real floating.
     """
     maps = _full_maps(maps, "maps", "(B, C, H, W)")
     with torch.autocast(maps.device.type, enabled=False):
@@ -163,7 +165,8 @@ def shift_average(gram: Tensor, height: int, width: int) -> Tensor:
     So (Wiener-Khinchin) its `fft2` is their mean power ``|FFT(f)|^2 / (H W)``, and circular shifts do not change it.
 
     Args:
-        gram: (B, H W, H W), or a difference of such. height, width: H and W, pixels.
+        gram: (B, H W, H W), or a difference of such.
+        height, width: H and W, pixels.
     Returns:
         (B, H, W), the shift (dy, dx) at [dy, dx]; float32 or float64.
     Raises:
@@ -208,7 +211,8 @@ def gram_shares(student: Tensor, teacher: Tensor) -> GramShares:
     Args:
         student, teacher: features (B, C, H, W); only C may differ. A few images are worked on at a time.
     Raises:
-        ValueError: no (B, C, H, W), unequal batches or sizes, no elements. TypeError: not real floating.
+        ValueError: no (B, C, H, W), unequal batches or sizes, no elements.
+        TypeError: not real floating.
     """
     student, teacher = _maps_of_one_size(student, teacher)
     height, width = student.shape[2:]

@@ -30,7 +30,8 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: unequal shapes, no elements. TypeError: not real floating.
+        ValueError: unequal shapes, no elements.
+        TypeError: not real floating.
     """
     return _difference(student, teacher).square().mean()
 
@@ -48,7 +49,8 @@ def fourier_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32 or float64.
     Raises:
-        ValueError: unequal shapes, no elements, fewer than two dimensions. TypeError: not real floating.
+        ValueError: unequal shapes, no elements, fewer than two dimensions.
+        TypeError: not real floating.
     """
     if student.ndim < 2:
         raise ValueError(f"maps have shape {tuple(student.shape)}; two spatial dimensions (..., H, W) are needed")

@@ -33,7 +33,8 @@ def error_spectrum(student: Tensor, teacher: Tensor) -> RadialSpectrum:
     Returns:
         A spectrum with power (rings,), float64, in units of maps squared.
     Raises:
-        ValueError: unequal shapes, no elements, NaN, maps too small. TypeError: not real floating.
+        ValueError: unequal shapes, no elements, NaN, maps too small.
+        TypeError: not real floating.
     """
     return radial_spectrum(map_error(student, teacher), "none").average()
 
@@ -74,7 +75,8 @@ def octave_shares(student: Tensor, teacher: Tensor, beta: float = 0.0) -> Octave
     square map, that the first is a tenth below its due and the second a third. Our own measure.
 
     Args:
-        student, teacher: maps (B, C, H, W) of one shape. beta: of the weights (f / f_1)^beta.
+        student, teacher: maps (B, C, H, W) of one shape.
+        beta: of the weights (f / f_1)^beta.
     Returns:
         `OctaveShares`, its tensors (octaves,) with the lowest octave first.
     Raises:
@@ -157,8 +159,9 @@ def gradient_spectrum(loss: Loss, student: Tensor, teacher: Tensor) -> RadialSpe
     whitened loss that times w(f)^2. Our own measure.
 
     Args:
-        loss: of two tensors of maps, as every loss of this package. student, teacher: maps (B, C, H, W) that it takes,
-            at least 4 pixels a side for the student's; both are copied, so neither gets a gradient.
+        loss: of two tensors of maps, as every loss of this package.
+        student, teacher: maps (B, C, H, W) that it takes, at least 4 pixels a side for the student's; both are copied,
+            so neither gets a gradient.
     Returns:
         A spectrum with power (rings,), float64, in units of (loss / maps)^2.
     Raises:

@@ -10,7 +10,8 @@ def in_full(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 (float64 stays), whatever autocast made of them.
 
     Raises:
-        ValueError: one of them has no elements, and a mean over nothing is NaN. TypeError: not real floating.
+        ValueError: one of them has no elements, and a mean over nothing is NaN.
+        TypeError: not real floating.
     """
     for name, values in (("student", student), ("teacher", teacher)):
         if not values.is_floating_point():

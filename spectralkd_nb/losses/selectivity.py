@@ -80,7 +80,8 @@ def nst_loss(
         "poly" with degree 2 on at least as many channels as pixels: these are sums of squares.
     Raises:
         ValueError: unknown kernel or sizes, no kernel with these settings, not (B, C, H, W), unequal batches, no
-            elements, unequal sizes if they are refused. TypeError: maps that are not real floating.
+            elements, unequal sizes if they are refused.
+        TypeError: maps that are not real floating.
     """
     check_settings(kernel, degree, offset, sigma, sizes)
     student, teacher = checked_pair(student, teacher)

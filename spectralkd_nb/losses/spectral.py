@@ -59,7 +59,8 @@ def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -
     Returns:
         A scalar: a squared natural logarithm, without unit; 0 where each image's spectra agree up to a factor.
     Raises:
-        ValueError: shapes that do not fit, unknown edges. TypeError: maps that are not real floating.
+        ValueError: shapes that do not fit, unknown edges.
+        TypeError: maps that are not real floating.
     """
     student_rings, teacher_rings = _common_rings(student, teacher, edges)
     weight = ring_weight(student_rings)
@@ -88,8 +89,8 @@ def exponent_loss(
     Returns:
         A scalar: a squared exponent, without unit.
     Raises:
-        ValueError: fewer than 6 rings in the band (square maps under 14 pixels), shapes that do not fit, unknown
-            edges. TypeError: maps that are not real floating.
+        ValueError: fewer than 6 rings in the band (square maps under 14 pixels), shapes that do not fit, unknown edges.
+        TypeError: maps that are not real floating.
     """
     student_fit, teacher_fit = (_fit_line(rings, band) for rings in _common_rings(student, teacher, edges))
     return (student_fit.alpha - teacher_fit.alpha).square().mean()
@@ -109,11 +110,13 @@ def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balan
 
     Args:
         student, teacher: maps of one shape (B, C, H, W), a connector applied before. The teacher gets no gradient.
-        alpha: the teacher's measured exponent. balance: "mode" or "octave".
+        alpha: the teacher's measured exponent.
+        balance: "mode" or "octave".
     Returns:
         A scalar, in units of maps squared, averaged over all elements.
     Raises:
-        ValueError: shapes that differ, unknown balance, alpha beyond all measure. TypeError: not real floating.
+        ValueError: shapes that differ, unknown balance, alpha beyond all measure.
+        TypeError: not real floating.
     """
     if balance not in BALANCES:
         raise ValueError(f"balance={balance!r} is not known; choose one of {', '.join(map(repr, BALANCES))}")

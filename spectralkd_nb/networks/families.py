@@ -75,7 +75,8 @@ class CifarResNet(nn.Module):
     """ResNet for 32 x 32 pixels, of 6 n + 2 layers (He et al. 2016, arXiv 1512.03385, section 4.2), or its plain twin.
 
     Args:
-        depth: layers with weights, 6 n + 2. classes: outputs.
+        depth: layers with weights, 6 n + 2.
+        classes: outputs.
         widths: channels of the stem and of the three stages.
         shortcut: where a block changes the shape: "projection" (1 x 1 convolution and BN, option B) or "padding"
             (zeros, option A, no parameters).
@@ -146,7 +147,9 @@ class WideResNet(nn.Module):
     """Wide ResNet WRN-depth-k (Zagoruyko & Komodakis 2016, arXiv 1605.07146), without dropout.
 
     Args:
-        depth: 6 n + 4 layers. factor: k, how many times wider than 16, 32, 64 the stages are. classes: outputs.
+        depth: 6 n + 4 layers.
+        factor: k, how many times wider than 16, 32, 64 the stages are.
+        classes: outputs.
     """
 
     def __init__(self, depth: int, factor: int, classes: int) -> None:
@@ -192,7 +195,8 @@ class Vgg(nn.Module):
 
     Args:
         depth: 8, 11, 13, 16 or 19; nominal, with VGG's own three linear layers counted for the larger ones.
-        classes: outputs. factor: of every width; 1/16 makes a student that learns in seconds on a CPU.
+        classes: outputs.
+        factor: of every width; 1/16 makes a student that learns in seconds on a CPU.
     """
 
     def __init__(self, depth: int, classes: int, factor: float = 1.0) -> None:

@@ -57,8 +57,9 @@ def features_of(network: nn.Module, images: Tensor, paths: Sequence[str]) -> dic
     """What modules return for images, by path; in eval mode, without a gradient, on the network's device.
 
     Args:
-        network: the images are brought to its device. images: (B, C, H, W), normalised. paths: dotted, of modules that
-            return one tensor.
+        network: the images are brought to its device.
+        images: (B, C, H, W), normalised.
+        paths: dotted, of modules that return one tensor.
 
     Returns:
         each module's output, such as maps (B, C, H, W); of several calls the last.

@@ -36,7 +36,8 @@ class Layer:
     """What one module of a network returns.
 
     Attributes:
-        path: where the module is, e.g. "layer2.0.conv1". kind: the name of its class.
+        path: where the module is, e.g. "layer2.0.conv1".
+        kind: the name of its class.
         shape: of its output for one image, e.g. (64, 16, 16).
         layout: the output's dimensions, B with them: "BCHW" and "BHWC" (maps), "BLC" (tokens), "BC" (features), or
             "?" where they are none of these or not known.

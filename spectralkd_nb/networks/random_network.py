@@ -17,7 +17,9 @@ def draw_kernels(outputs: int, inputs: int, correlation: float = 0.0, shared: fl
     kernel one Gaussian number of deviation `shared` is added. Either makes the kernel a low pass. Our own construction.
 
     Args:
-        outputs, inputs: channels. correlation: -1 < c < 1. shared: 0 or more, relative to the deviation of a tap.
+        outputs, inputs: channels.
+        correlation: -1 < c < 1.
+        shared: 0 or more, relative to the deviation of a tap.
 
     Returns:
         (outputs, inputs, 3, 3), each tap of variance 2 / (9 inputs); drawn from torch's generator.
@@ -74,8 +76,11 @@ class RandomNetwork(nn.Sequential):
     Its batch norms know no statistics yet; `reestimate_batch_norm` gives them those of the images.
 
     Args:
-        inputs: channels of an image. width: channels of every layer. depth: layers. correlation, shared: of the
-            kernels, see `draw_kernels`. batch_norm, relu: whether the layers have them.
+        inputs: channels of an image.
+        width: channels of every layer.
+        depth: layers.
+        correlation, shared: of the kernels, see `draw_kernels`.
+        batch_norm, relu: whether the layers have them.
         skip: every layer but the first, which makes the channels that the others add to, adds to its input.
         post_activation: where the skip ends, see `RandomLayer`; then the first layer adds too, if inputs are as many as
             channels.

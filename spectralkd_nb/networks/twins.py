@@ -21,7 +21,8 @@ def reestimate_batch_norm(network: nn.Module, images: Tensor, batch_size: int = 
     training, and their average is kept; nothing but batch norms does as in training, so that no dropout takes part.
 
     Args:
-        network: any; it stays as it is. images: (B, C, H, W), as the network takes them, on its device.
+        network: any; it stays as it is.
+        images: (B, C, H, W), as the network takes them, on its device.
         batch_size: at most; the batches are of about one size.
 
     Raises:
@@ -69,7 +70,8 @@ def untrained_twin(network: nn.Module, images: Tensor, seed: int | None = None) 
     The same name, number of classes and, unless another seed is asked for, the very weights that training began with.
 
     Args:
-        network: made by `build`, whose `info` says its name. images: (B, C, H, W), normalised.
+        network: made by `build`, whose `info` says its name.
+        images: (B, C, H, W), normalised.
         seed: of the weights; if None that on the network's card, or 0 without a card.
 
     Raises:

@@ -33,7 +33,8 @@ class NetworkInfo:
     """What a network made by `build` knows of itself; it is the network's attribute `info`.
 
     Attributes:
-        name: as given to `build`. classes: number of outputs.
+        name: as given to `build`.
+        classes: number of outputs.
         shape: (3, H, W) of the images that it is meant for.
         mean, std: of each colour in the images that it was trained on, 0..1; 0 and 1 if it is not known.
         transform: the whole preparation of an image in 0..1 or of a Pillow image, where torchvision gives one.
@@ -81,8 +82,8 @@ def build(
 
     Raises:
         ValueError: no such name, or no such weights; the sentence names the nearest. Also an unknown shortcut, and
-            other classes than torchvision's weights have. ConnectionError: torchvision's weights could not be
-            downloaded.
+            other classes than torchvision's weights have.
+        ConnectionError: torchvision's weights could not be downloaded.
     """
     if name.startswith(TORCHVISION):
         return _torchvision(name, classes, pretrained, seed)
@@ -115,7 +116,8 @@ def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
         young = snapshots("resnet20")[1]            # after one epoch
 
     Args:
-        name: of the network. data: name of the data set, where there are several.
+        name: of the network.
+        data: name of the data set, where there are several.
 
     Returns:
         by epoch, the network in eval mode, with the attribute `info`. 0 is the network as it was before training: its
@@ -287,8 +289,8 @@ def load_weights(network: nn.Module, file: str | Path) -> nn.Module:
     the usual other names of modules (`linear`, `shortcut`, `block1.layer.0`) are understood.
 
     Raises:
-        FileNotFoundError. ValueError: not a file of weights, a damaged one, or keys that do not fit; the sentence names
-            the first.
+        FileNotFoundError: there is no such file.
+        ValueError: not a file of weights, a damaged one, or keys that do not fit; the sentence names the first.
     """
     file = Path(file).expanduser()
     state = _renamed(_read_state(file), network)

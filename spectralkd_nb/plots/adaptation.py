@@ -51,8 +51,11 @@ def adapted_network(
     """The teacher before and after, block by block, and the student below it: who is frozen, who learns from whom.
 
     Args:
-        teacher: as it was. adapted: with its modules. student: the network that learns. matches: what it matches.
-            All are networks whose outermost modules are called one after the other, as those of `networks` are.
+        teacher: as it was.
+        adapted: with its modules.
+        student: the network that learns.
+        matches: what it matches. All are networks whose outermost modules are called one after the other, as those of
+            `networks` are.
     """
     rows = {
         "teacher": _boxes(teacher, dict.fromkeys(_names(teacher), FROZEN)),
@@ -146,12 +149,14 @@ def meeting(
     """One channel as the teacher has it, as its module has it, and as the student offers it; their spectra; a course.
 
     Args:
-        picture: (3, H, W), values 0 to 1. maps: three of (H', W'), by name, in one scale: the teacher's own, the
-            target, what the student offers.
+        picture: (3, H, W), values 0 to 1.
+        maps: three of (H', W'), by name, in one scale: the teacher's own, the target, what the student offers.
         spectra: of the whole layer, over many pictures, by the same names.
-        mismatches: share of the target that the student cannot match, by epoch. epoch: the one that is shown.
-        title: of the layer. power: lowest and highest on the axis of the spectra, so that it stays while a slider
-            moves; None for those of these spectra.
+        mismatches: share of the target that the student cannot match, by epoch.
+        epoch: the one that is shown.
+        title: of the layer.
+        power: lowest and highest on the axis of the spectra, so that it stays while a slider moves; None for those of
+            these spectra.
     Raises:
         ValueError: an epoch without a mismatch.
     """
@@ -202,8 +207,9 @@ def targets_through_training(table: pandas.DataFrame, seed: int) -> CaptionedFig
     """By epoch and method: what a student cannot match, how far its target has moved, and the gap of their alphas.
 
     Args:
-        table: of `grid_targets`, rows of one layer; methods in the order of the figure. seed: whose every epoch was
-            measured. Its course is the line; the marks at the right are the last epochs of all seeds.
+        table: of `grid_targets`, rows of one layer; methods in the order of the figure.
+        seed: whose every epoch was measured. Its course is the line; the marks at the right are the last epochs of all
+            seeds.
     """
     columns = {
         "mismatch": "% the student cannot match",
@@ -241,7 +247,8 @@ def claims(comparisons: Mapping[str, pandas.DataFrame], title: str = "") -> Capt
 
     Args:
         comparisons: name of a measure, with its unit, to one row a rival: method, baseline, difference, lower, upper,
-            detectable and verdict, as of `compare_methods`. title: of the figure.
+            detectable and verdict, as of `compare_methods`.
+        title: of the figure.
     """
     figure, axes = new_figure(1, len(comparisons), height=1.6 + 0.45 * max(map(len, comparisons.values())), sharey=True)
     said = []

@@ -105,7 +105,8 @@ def profile_gallery(
     """Small multiples of `depth_profile`, one a network.
 
     Args:
-        networks: name to profiles by label, the same labels in each. laws: name to the law of its first profile.
+        networks: name to profiles by label, the same labels in each.
+        laws: name to the law of its first profile.
         columns: panels in a row, at most.
     Raises:
         ValueError: a law fitted over blocks and not layers.
@@ -146,8 +147,11 @@ def recursion(
     """alpha of random networks layer by layer, beside what the recursion says.
 
     Args:
-        measured: (seeds, layers + 1), alpha of the input first. predicted: (layers + 1,). title: of the figure.
-        band: of all exponents, cycles a pixel. limits: of alpha's axis, so that it stays while a slider moves.
+        measured: (seeds, layers + 1), alpha of the input first.
+        predicted: (layers + 1,).
+        title: of the figure.
+        band: of all exponents, cycles a pixel.
+        limits: of alpha's axis, so that it stays while a slider moves.
     """
     figure = Figure(figsize=(WIDTH, 3.7))
     axis = figure.add_axes((0.08, 0.14, 0.9, 0.76))
@@ -181,7 +185,8 @@ def gains_by_depth(gains: Mapping[str, Sequence[float]], title: str = "") -> Cap
     """kappa of each convolution, and the sum so far: what its filters alone would do to alpha.
 
     Args:
-        gains: label to kappa, one value a convolution in their order. title: of the figure.
+        gains: label to kappa, one value a convolution in their order.
+        title: of the figure.
     """
     figure, axes = new_figure(1, 2, height=3.2)
     left, right = axes[0]
@@ -236,7 +241,8 @@ def depth_summary(
     """The lesson in one row: random networks beside their theory, then a trained network beside its twin.
 
     Args:
-        random: title to (measured, predicted) as in `recursion`. trained: label to profile, the trained one first.
+        random: title to (measured, predicted) as in `recursion`.
+        trained: label to profile, the trained one first.
         law: of the first.
     Raises:
         ValueError: a law fitted over blocks and not layers.

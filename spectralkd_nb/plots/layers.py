@@ -32,8 +32,10 @@ def layer(maps: Tensor, found: SpectralExponent, title: str, shown: int = 8) -> 
     """What one layer makes of one picture, and the spectrum of that layer over all pictures with the law fitted to it.
 
     Args:
-        maps: (C, H, W), of one picture; the loudest channels are shown. found: of the layer, over many pictures.
-        title: of the layer. shown: how many channels.
+        maps: (C, H, W), of one picture; the loudest channels are shown.
+        found: of the layer, over many pictures.
+        title: of the layer.
+        shown: how many channels.
     """
     figure = Figure(figsize=(WIDTH, 3.3))
     loudest = maps.detach().cpu().flatten(1).float().var(1).argsort(descending=True)[:shown].tolist()
@@ -120,7 +122,8 @@ def operation(trial: Trial, band: tuple[float, float] = (0.02, 0.35)) -> Caption
     """What one operation does to a spectrum: before, after, and theory's line through what came out.
 
     Args:
-        trial: from `operations.try_operation`. band: of the exponents, cycles a pixel.
+        trial: from `operations.try_operation`.
+        band: of the exponents, cycles a pixel.
     """
     figure = Figure(figsize=(WIDTH, 3.4))
     axis = figure.add_axes((0.09, 0.16, 0.87, 0.74))

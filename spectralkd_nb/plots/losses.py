@@ -80,7 +80,8 @@ def weighted_error(
     Args:
         student, teacher: maps (B, C, H, W), a connector applied before; shares are over all of them. A million
             elements are drawn in a tenth of a second.
-        beta: 0 for the pixel loss, the teacher's exponent for the whitened loss. title: of the layer.
+        beta: 0 for the pixel loss, the teacher's exponent for the whitened loss.
+        title: of the layer.
         betas: lowest and highest beta that the axis of weights has room for, so that it stays while beta moves.
     """
     student, teacher = student.detach().cpu(), teacher.detach().cpu()
@@ -164,7 +165,8 @@ def gradient_spectra(spectra: Mapping[str, RadialSpectrum], error: RadialSpectru
     with less than 0.0001 of the mean power are left out.
 
     Args:
-        spectra: name of a loss to its `gradient_spectrum`. error: `error_spectrum` of the same maps, for reference.
+        spectra: name of a loss to its `gradient_spectrum`.
+        error: `error_spectrum` of the same maps, for reference.
         title: of the figure.
     Raises:
         ValueError: a gradient that is 0 everywhere.
@@ -199,8 +201,10 @@ def spectra_while_learning(
     is `shape_distance`, and the caption says it as the factor by which a typical mode's power differs.
 
     Args:
-        spectra: the student's by epoch, 0 before training. teacher: of the same layer, maps of the same size.
-        epoch: the one in bold. title: of the layer.
+        spectra: the student's by epoch, 0 before training.
+        teacher: of the same layer, maps of the same size.
+        epoch: the one in bold.
+        title: of the layer.
     Raises:
         ValueError: an epoch without a spectrum, a spectrum without power, maps of two sizes.
     """

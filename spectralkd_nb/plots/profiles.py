@@ -34,8 +34,9 @@ def student_profiles(profiles: pandas.DataFrame, baseline: str, distance: str = 
     spectra bend, or are not to be trusted for another reason, in half of the networks or more.
 
     Args:
-        profiles: of `grid_profiles`, of one student, teacher and protocol. baseline: the method of the plain student,
-            which is in every panel. distance: of `profile_distances`, told above each panel.
+        profiles: of `grid_profiles`, of one student, teacher and protocol.
+        baseline: the method of the plain student, which is in every panel.
+        distance: of `profile_distances`, told above each panel.
 
     Raises:
         ValueError: several students, teachers or protocols, no method beside the baseline, and what `compare_profiles`

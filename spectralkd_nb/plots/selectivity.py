@@ -78,8 +78,11 @@ def most_excited(
     its mean.
 
     Args:
-        images: (N, 3, H, W), 0..1. maps: (N, C, h, w), of one layer. channel: of the maps.
-        title: of the layer. names: of each picture, such as its class; cut where they are long.
+        images: (N, 3, H, W), 0..1.
+        maps: (N, C, h, w), of one layer.
+        channel: of the maps.
+        title: of the layer.
+        names: of each picture, such as its class; cut where they are long.
         shown: how many pictures; all places stay while the channel moves.
     Raises:
         ValueError: no such channel, or not as many images, maps and names.
@@ -151,7 +154,8 @@ def two_pixel_sets(
     the student's mean kernel has more than the teacher's: each of the student's neurons goes downhill on it.
 
     Args:
-        student, teacher: angles of their neurons, degrees. kernel, sigma: as for `nst_loss`; the degree is 2.
+        student, teacher: angles of their neurons, degrees.
+        kernel, sigma: as for `nst_loss`; the degree is 2.
         title: of the figure.
     """
     degrees = torch.tensor(student, dtype=torch.float64, requires_grad=True)
@@ -278,7 +282,9 @@ def kernels_by_sigma(
     Args:
         student, teacher: maps (B, C, H, W); the kernels shown are of the first image, the loss is over all of them.
             With 32 images of 16 and 128 channels a state takes a fifth of a second.
-        sigma: the one shown. sigmas: of the curve, rising; all from 0.001 on. title: of the layers.
+        sigma: the one shown.
+        sigmas: of the curve, rising; all from 0.001 on.
+        title: of the layers.
     """
     student, teacher = (maps.detach().cpu().double() for maps in (student, teacher))
     usual, linear = _sigma_of_nst_loss(student, teacher), float(nst_loss(student, teacher, "linear"))
@@ -375,8 +381,10 @@ def what_a_gram_keeps(
     colour.
 
     Args:
-        image: (3, H, W), 0..1. student, teacher: (C, h, w), the layer's maps of it, of one size.
-        pixel: row and column on the maps' grid. title: of the layer.
+        image: (3, H, W), 0..1.
+        student, teacher: (C, h, w), the layer's maps of it, of one size.
+        pixel: row and column on the maps' grid.
+        title: of the layer.
     Raises:
         ValueError: maps of two sizes, or a pixel outside.
     """
@@ -474,7 +482,8 @@ def cosines_between_channels(maps: Mapping[str, Tensor], title: str = "", bins: 
 
     Args:
         maps: name to (B, C, H, W). Dead channels, which have no direction, are left out.
-        title: of the figure. bins: of the histogram, from -1 to 1.
+        title: of the figure.
+        bins: of the histogram, from -1 to 1.
     """
     figure, axes = new_figure(1, 1, height=3.2)
     axis, said = axes[0, 0], []

@@ -48,7 +48,8 @@ def gallery(pictures: Mapping[str, Tensor], caption: str, columns: int = 4) -> C
 
     Args:
         pictures: title to (H, W), or (3, H, W) values in 0..1. Grey ones are stretched to their own 1st and 99th
-            percentile. caption: what the pictures show, in a sentence.
+            percentile.
+        caption: what the pictures show, in a sentence.
     """
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -65,7 +66,8 @@ def picture_and_power(grey: Tensor, name: str, edges: str = "none") -> Captioned
     """A picture beside the power of its Fourier modes, and the share of power in each octave of frequency.
 
     Args:
-        grey: (H, W). name: of the picture.
+        grey: (H, W).
+        name: of the picture.
         edges: see `power_spectrum`; the shares are of the variance only with "none".
     """
     grey = grey.detach().cpu()
@@ -93,7 +95,10 @@ def from_picture_to_law(
     """The whole path in one figure: a picture, the power of its waves, the ring average and the law fitted to it.
 
     Args:
-        grey: (H, W). name: of the picture. edges: see `power_spectrum`. band: of the fit, `default_band` if None.
+        grey: (H, W).
+        name: of the picture.
+        edges: see `power_spectrum`.
+        band: of the fit, `default_band` if None.
     """
     grey = grey.detach().cpu()
     spectrum = radial_spectrum(grey, edges)
@@ -125,7 +130,9 @@ def edge_treatments(
     """The Fourier plane of one picture under several edge treatments, with how much the axes stand out.
 
     Args:
-        grey: (H, W). name: of the picture. treatments: values of `edges`.
+        grey: (H, W).
+        name: of the picture.
+        treatments: values of `edges`.
     """
     grey = grey.detach().cpu()
     figure, axes = new_figure(1, len(treatments), height=3.0)
@@ -196,8 +203,9 @@ def spectra_and_laws(
     """Ring averages on log-log axes, each with the power law fitted to it and its alpha beside the line.
 
     Args:
-        spectra: name to a spectrum with power (rings,). band: of the fits, cycles a pixel; `default_band` of each if
-            None. title: of the figure.
+        spectra: name to a spectrum with power (rings,).
+        band: of the fits, cycles a pixel; `default_band` of each if None.
+        title: of the figure.
     """
     figure, axes = new_figure(1, 1, height=4.0)
     axis, parts = axes[0, 0], []
@@ -219,7 +227,9 @@ def law_by_band(spectrum: RadialSpectrum, bands: Sequence[tuple[float, float]], 
     """One spectrum with the power laws that different bands give it.
 
     Args:
-        spectrum: power (rings,). bands: (lowest, highest) of each fit, cycles a pixel. name: of the picture.
+        spectrum: power (rings,).
+        bands: (lowest, highest) of each fit, cycles a pixel.
+        name: of the picture.
     """
     spectrum = on_cpu(spectrum)
     figure, axes = new_figure(1, 1, height=4.0)
@@ -288,7 +298,8 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
     """A spectrum with the laws that compete for it, and what is left of each ring when a law is divided out.
 
     Args:
-        spectrum: power (rings,). laws: from `compare_laws`, best first, fitted in the default band.
+        spectrum: power (rings,).
+        laws: from `compare_laws`, best first, fitted in the default band.
     """
     spectrum = on_cpu(spectrum)
     inside = _inside(spectrum, default_band(spectrum.shape))
@@ -320,7 +331,9 @@ def exponent_spread(table: pandas.DataFrame, marked: Mapping[str, float], column
     """A histogram of exponents beside the published means, with some pictures marked by name.
 
     Args:
-        table: from `measured_photographs`. marked: name to alpha of single pictures. column: which exponent.
+        table: from `measured_photographs`.
+        marked: name to alpha of single pictures.
+        column: which exponent.
     """
     values = table[column]
     figure, axes = new_figure(1, 1, height=3.8)

@@ -90,8 +90,11 @@ def soft_targets_of(
     The axis is logarithmic from 1e-6 on; a light dot at its left end stands for what is less.
 
     Args:
-        image: (3, H, W), 0..1. logits: (classes,), of the teacher for it. label: the right class, a position.
-        classes: their names, 3 or more; long ones are cut. temperature: of the soft targets.
+        image: (3, H, W), 0..1.
+        logits: (classes,), of the teacher for it.
+        label: the right class, a position.
+        classes: their names, 3 or more; long ones are cut.
+        temperature: of the soft targets.
         title: of teacher and picture.
     Raises:
         ValueError: not as many names as logits, no such label, and what `soft_targets` refuses.
@@ -247,8 +250,10 @@ def similarity_matrices(
     Each map has its own colours, from the lowest to the highest off the diagonal.
 
     Args:
-        similarity: (classes, classes), as of `class_similarity`; row: the images' class. reference: likewise.
-        classes: names; long ones are cut. correlation: `rank_correlation` of the two.
+        similarity: (classes, classes), as of `class_similarity`; row: the images' class.
+        reference: likewise.
+        classes: names; long ones are cut.
+        correlation: `rank_correlation` of the two.
         title: of the network, for the caption too.
     Raises:
         ValueError: matrices that are not square, or not of as many classes as there are names.

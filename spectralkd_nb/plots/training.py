@@ -16,7 +16,8 @@ def training_curves(curves: Mapping[str, Sequence[float]], title: str, epochs: i
     """How a run went, epoch by epoch: each loss term, and the accuracy on training and on test images.
 
     Args:
-        curves: of a `Run` or a `Progress`; one value an epoch, none yet is allowed. title: student, and teacher.
+        curves: of a `Run` or a `Progress`; one value an epoch, none yet is allowed.
+        title: student, and teacher.
         epochs: how many there will be, so that the axes stay while the curves grow; as many as there are if None.
     """
     figure = Figure(figsize=(WIDTH, 3.0))
@@ -49,7 +50,8 @@ def accuracy_by_epoch(records: Sequence[Record], methods: Sequence[str], goal: f
     """Accuracy on the test images by epoch: the mean over seeds, and the band that half of the seeds lie in.
 
     Args:
-        records: of finished runs, of one length. methods: which of them, in this order; six at the most.
+        records: of finished runs, of one length.
+        methods: which of them, in this order; six at the most.
         goal: percent, drawn as a line; the caption says after how many epochs a method's mean reaches it.
 
     Raises:

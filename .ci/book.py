@@ -9,6 +9,8 @@ to the glossary. A warning of Sphinx ends the build.
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
 import re
 import shutil
 import sys
@@ -19,6 +21,8 @@ from typing import Any
 
 import nbformat
 
+import spectralkd_nb
+
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / ".ci" / "book"
 NOTEBOOKS = ROOT / "notebooks"
@@ -28,6 +32,10 @@ MODULES = (  # of the API, in the order in which they import one another
     *("losses", "adaptation", "teacher_quality", "distillation", "experiments", "plots", "widgets", "course"),
 )
 
+FORMS = ("experiments.plan", "experiments.methods", "experiments.sweep")  # whose docstrings show files
+PACKAGE = "spectralkd_nb."
+
+BACKTICKED = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")
 EQUATION = re.compile(r"\$\$(?P<formula>(?:(?!\$\$).)+?)\\tag\{(?P<number>\d+)\}\s*\$\$", re.DOTALL)
 MENTION = re.compile(r"\b([Ee]quations?) (\d+)((?:, \d+)*(?:,? and \d+)?)\b(?! of lesson)")
 HINT = re.compile(r"<details><summary>(?P<title>.*?)</summary>\s*(?P<text>.*?)\s*</details>", re.DOTALL)
@@ -178,17 +186,60 @@ def public_objects(module: ModuleType) -> dict[str, Any]:
     }
 
 
+def all_objects() -> dict[str, Any]:
+    """Every function and class of the package that is not private, by the dotted path where it is defined."""
+    found = {}
+    for part in pkgutil.walk_packages(spectralkd_nb.__path__, PACKAGE):
+        module = importlib.import_module(part.name)
+        for name, value in vars(module).items():
+            if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == module.__name__:
+                found[f"{module.__name__}.{name}"] = value
+    return found
+
+
+def texts_of(value: Any) -> str:
+    """The docstring of a module, function or class; of a class also those of its methods."""
+    methods = vars(value).values() if isinstance(value, type) else ()
+    return "\n".join(str(inspect.getdoc(part)) for part in (value, *methods) if inspect.getdoc(part))
+
+
+def named_beside(shown: list[Any], objects: dict[str, Any]) -> dict[str, Any]:
+    """What the docstrings of `shown` name in backticks, by its last name or more of its path, and is not among them."""
+    found: dict[str, Any] = {}
+    for name in sorted(set(BACKTICKED.findall("\n".join(map(texts_of, shown))))):
+        meant = {path: value for path, value in objects.items() if path.endswith(f".{name}")}
+        if not any(value is known for value in meant.values() for known in shown):
+            found |= meant
+    return found
+
+
 def api_page() -> str:
-    """Every public name of the package on one page, by module."""
-    parts = ["# The package\n\nEvery public name, in the order in which the modules import one another.\n"]
+    """Every public name of the package on one page, by module, and what their docstrings name besides."""
+    sections, shown = {}, []
     for name in MODULES:
-        path = f"spectralkd_nb.{name}"
-        directives = [f".. automodule:: {path}\n   :no-members:\n"]
-        for public, value in public_objects(importlib.import_module(path)).items():
-            kind = "autoclass" if isinstance(value, type) else "autofunction"
-            directives.append(f".. {kind}:: {path}.{public}\n")
-        parts.append(f"\n## {name}\n\n```{{eval-rst}}\n" + "\n".join(directives) + "```\n")
-    return "".join(parts)
+        module = importlib.import_module(PACKAGE + name)
+        public = public_objects(module)
+        shown += [module, *public.values()]
+        sections[name] = {PACKAGE + name: module} | {f"{PACKAGE}{name}.{key}": value for key, value in public.items()}
+    forms = {PACKAGE + name: importlib.import_module(PACKAGE + name) for name in FORMS}
+    sections["The form of grids and sweeps"], shown = forms, [*shown, *forms.values()]
+    more: dict[str, Any] = {}
+    while fresh := named_beside(shown, all_objects()):
+        more, shown = more | fresh, [*shown, *fresh.values()]
+    sections["Named above"] = more
+    head = "# The package\n\nEvery public name, in the order in which the modules import one another.\n"
+    return head + "".join(f"\n## {title}\n\n{directives(objects)}" for title, objects in sections.items())
+
+
+def directives(objects: dict[str, Any]) -> str:
+    """What makes Sphinx set the docstrings of these objects."""
+    lines = []
+    for path, value in objects.items():
+        if isinstance(value, ModuleType):
+            lines.append(f".. automodule:: {path}\n   :no-members:\n")
+        else:
+            lines.append(f".. {'autoclass' if isinstance(value, type) else 'autofunction'}:: {path}\n")
+    return "```{eval-rst}\n" + "\n".join(lines) + "```\n"
 
 
 def contents(lessons: list[str]) -> str:

@@ -25,13 +25,12 @@ from spectralkd_nb.experiments import (
     results_of,
     run_grid,
     summary,
-    write_records,
 )
 from spectralkd_nb.experiments.features import grid_discrepancies, grid_probes
 from spectralkd_nb.experiments.plan import read_grid
 from spectralkd_nb.experiments.profiles import grid_profiles
 from spectralkd_nb.experiments.progress import TerminalGrid
-from spectralkd_nb.experiments.records import FAILURE, FINISHED
+from spectralkd_nb.experiments.records import FAILURE, FINISHED, write_records
 from spectralkd_nb.experiments.responses import TEMPERATURES, shipped_responses, sweep_responses
 from spectralkd_nb.experiments.spectra import grid_spectra
 from spectralkd_nb.experiments.sweep import failed_runs, sweep_teachers

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -378,7 +379,7 @@ def _channels(layer: Layer) -> int:
 
 
 def activation_spectra(
-    model: nn.Module,
+    network: nn.Module,
     images: Tensor | Iterable,
     layers: str | Sequence[str] | None = None,
     edges: str = "periodic",
@@ -400,7 +401,7 @@ def activation_spectra(
     times in one pass is measured at its last call, which is also what its stage and depth describe.
 
     Args:
-        model: any network that takes images.
+        network: any network that takes images.
         images: (N, C, H, W) as the network takes them, so normalised; or any iterable of batches, each a tensor
             (B, C, H, W) or a tuple that begins with one, as a DataLoader gives them. All of one size. It is gone
             through once. Shuffled, if there are more than 2,048: see `ActivationSpectra.exponent`.
@@ -439,10 +440,10 @@ def activation_spectra(
 
     bar = {"desc": "Spectra of activations", "unit": "batch", "leave": False, "disable": not progress}
     with (
-        _on_device(model, device) as place,
+        _on_device(network, device) as place,
         tqdm(_batches(images, batch_size), total=_count(images, batch_size), **bar) as batches,
     ):
-        result = _measured(model, batches, layers, edges, place, crop, per_channel)
+        result = _measured(network, batches, layers, edges, place, crop, per_channel)
     results = _from_all_processes(result) if merge else [result]
     found = [result for result in results if result is not None]
     if not found:
@@ -453,11 +454,11 @@ def activation_spectra(
     return first
 
 
-def activation_maps(model: nn.Module, images: Tensor, path: str) -> Tensor:
+def activation_maps(network: nn.Module, images: Tensor, path: str) -> Tensor:
     """The maps of one layer, whatever its layout, for a few images; to look at, since they are all kept.
 
     Args:
-        model: as in `activation_spectra`.
+        network: as in `activation_spectra`.
         images: (B, C, H, W), normalised.
         path: of a module, "image", or the name of a node of the traced network.
 
@@ -465,15 +466,15 @@ def activation_maps(model: nn.Module, images: Tensor, path: str) -> Tensor:
         (B, C, H, W) of the layer, a copy on the network's device. Errors as `activation_spectra`.
     """
     images = _as_images(images)
-    plan = _planned(model, tuple(images.shape[1:]), [path], 0)
+    plan = _planned(network, tuple(images.shape[1:]), [path], 0)
     seen: list[Tensor] = []
-    with _on_device(model, None) as device:
+    with _on_device(network, None) as device:
         plan.run(images.to(device) if device else images, lambda _, maps: seen.append(maps.detach().clone()))
     return seen[0]
 
 
 def _measured(
-    model: nn.Module,
+    network: nn.Module,
     batches: Iterable[Tensor],
     layers: str | Sequence[str] | None,
     edges: str,
@@ -499,7 +500,7 @@ def _measured(
 
     for batch in batches:
         # Only now is it known of what size the images are.
-        plan = plan or _planned(model, tuple(batch.shape[1:]), layers, crop)
+        plan = plan or _planned(network, tuple(batch.shape[1:]), layers, crop)
         plan.run(batch.to(device) if device else batch, take)
         count += len(batch)
     if plan is None:
@@ -514,19 +515,19 @@ def _parts(maps: Tensor) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device | None]:
+def _on_device(network: nn.Module, device: torch.device | str | None) -> Iterator[torch.device | None]:
     """Where the network is, or is moved to for a while; None if it has no tensors and nothing was asked."""
-    homes = list(dict.fromkeys(tensor.device for tensor in (*model.parameters(), *model.buffers())))
+    homes = list(dict.fromkeys(tensor.device for tensor in (*network.parameters(), *network.buffers())))
     if device is None or not homes:
         yield homes[0] if homes else device and torch.device(device)
         return
     if len(homes) > 1:
         raise ValueError(f"the network lies on {len(homes)} devices; leave device out, and it stays there")
     try:
-        model.to(device)
+        network.to(device)
         yield torch.device(device)
     finally:
-        model.to(homes[0])
+        network.to(homes[0])
 
 
 def _batches(images: Tensor | Iterable, size: int) -> Iterator[Tensor]:
@@ -588,11 +589,11 @@ class _Plan:
         """Measure one batch, on the device of the network."""
         if self.image:
             take(self.image, batch)
-        for model, watched in self.runs:
-            _forward(model, batch, watched, take)
+        for network, watched in self.runs:
+            _forward(network, batch, watched, take)
 
 
-def _forward(model: nn.Module, batch: Tensor, watched: Mapping[str, Layer], take: Take) -> None:
+def _forward(network: nn.Module, batch: Tensor, watched: Mapping[str, Layer], take: Take) -> None:
     """One forward pass in which the modules at some paths are watched, and reduced at once."""
     calls: Counter[str] = Counter()
 
@@ -601,15 +602,15 @@ def _forward(model: nn.Module, batch: Tensor, watched: Mapping[str, Layer], take
         if calls[path] == layer.calls:
             take(layer, _as_maps(output, layer, len(batch)))
 
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), batch.dtype)
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), batch.dtype)
     with ExitStack() as stack:
-        stack.enter_context(left_alone(model, batch.device))
+        stack.enter_context(left_alone(network, batch.device))
         stack.enter_context(_unfused())
         for path, layer in watched.items():
-            module = model.get_submodule(path)
+            module = network.get_submodule(path)
             handle = module.register_forward_hook(lambda _, __, output, p=path, known=layer: hook(p, known, output))
             stack.callback(handle.remove)
-        model(batch.to(dtype))
+        network(batch.to(dtype))
     for path, layer in watched.items():
         if calls[path] != layer.calls:
             raise ValueError(
@@ -647,16 +648,16 @@ def _as_maps(output: Any, layer: Layer, images: int) -> Tensor:
 
 
 def _planned(
-    model: nn.Module, shape: tuple[int, int, int], wanted: str | Sequence[str] | None, crop: int | Mapping[str, int]
+    network: nn.Module, shape: tuple[int, int, int], wanted: str | Sequence[str] | None, crop: int | Mapping[str, int]
 ) -> _Plan:
-    listed = {layer.path: layer for layer in list_layers(model, shape)}
+    listed = {layer.path: layer for layer in list_layers(network, shape)}
     # A module of that name takes it.
     image = None if IMAGE in listed else Layer(IMAGE, IMAGE, shape, "BCHW", shape[1:], 0, None, 0, 1)
     known = {IMAGE: image, **listed} if image else listed
     crops = _crops(crop)
-    names = _names(model, known, wanted, crops)
+    names = _names(network, known, wanted, crops)
     strange = [name for name in names if name not in known]
-    traced, nodes = _observed(model, shape, strange, known) if strange else (None, {})
+    traced, nodes = _observed(network, shape, strange, known) if strange else (None, {})
     chosen = {name: known.get(name) or nodes[name] for name in names}
     for path in crop if isinstance(crop, Mapping) else ():
         if path not in chosen:
@@ -667,7 +668,7 @@ def _planned(
     watched = {name: layer for name, layer in chosen.items() if name in listed}
     # The probes lie in the order of the nodes.
     probes = {f"{PROBE}{place}": nodes[name] for place, name in enumerate(strange)}
-    runs = [(module, found) for module, found in ((model, watched), (traced, probes)) if found]
+    runs = [(module, found) for module, found in ((network, watched), (traced, probes)) if found]
     return _Plan(
         layers=tuple(chosen.values()),
         crops={name: crops(name) for name in chosen},
@@ -685,19 +686,24 @@ def _crops(crop: int | Mapping[str, int]) -> Callable[[str], int]:
 
 
 def _names(
-    model: nn.Module, known: Mapping[str, Layer], wanted: str | Sequence[str] | None, crops: Callable[[str], int]
+    network: nn.Module, known: Mapping[str, Layer], wanted: str | Sequence[str] | None, crops: Callable[[str], int]
 ) -> list[str]:
     """The names that are meant, groups resolved, each once."""
     measurable = [path for path, layer in known.items() if not _refusal(layer, crops(path))]
     if wanted is None:
         found = measurable
+        if found == [IMAGE]:
+            warnings.warn(
+                f"this network has no layer with maps of {SMALLEST_SIDE} pixels a side; only the image is measured",
+                stacklevel=2,
+            )
     else:
         found = []
         for name in [wanted] if isinstance(wanted, str) else wanted:
             if name not in GROUPS or name in known:
                 found.append(name)
                 continue
-            members = _GROUP_RULES[name](model)
+            members = _GROUP_RULES[name](network)
             group = [path for path in measurable if path in members]
             if not group:
                 raise ValueError(f"the network has no {name} with maps of {SMALLEST_SIDE} pixels; name its layers")
@@ -720,9 +726,9 @@ def _refusal(layer: Layer, crop: int) -> str | None:
     return None
 
 
-def block_paths(model: nn.Module) -> set[str]:
+def block_paths(network: nn.Module) -> set[str]:
     """The paths of the group "blocks", see `activation_spectra`."""
-    modules = dict(model.named_modules())
+    modules = dict(network.named_modules())
     with_children = [
         path
         for path, module in modules.items()
@@ -733,11 +739,11 @@ def block_paths(model: nn.Module) -> set[str]:
         inside = any(path.startswith(f"{block}.") for block in found)
         if not inside and isinstance(modules[path.rpartition(".")[0]], nn.Sequential):
             found.append(path)
-    return set(found) or {path for path, module in model.named_children() if any(True for _ in module.children())}
+    return set(found) or {path for path, module in network.named_children() if any(True for _ in module.children())}
 
 
 def _of_class(*classes: type) -> Callable[[nn.Module], set[str]]:
-    return lambda model: {path for path, module in model.named_modules() if isinstance(module, classes)}
+    return lambda network: {path for path, module in network.named_modules() if isinstance(module, classes)}
 
 
 _GROUP_RULES: dict[str, Callable[[nn.Module], set[str]]] = {
@@ -749,25 +755,25 @@ _GROUP_RULES: dict[str, Callable[[nn.Module], set[str]]] = {
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     near = nearest(name, names)
-    return f"did you mean {', '.join(near)}?" if near else "list_layers(model, shape) shows the names"
+    return f"did you mean {', '.join(near)}?" if near else "list_layers(network, shape) shows the names"
 
 
 # --- what is no module ---------------------------------------------------------------------------
 
 
 def _observed(
-    model: nn.Module, shape: tuple[int, int, int], names: Sequence[str], known: Mapping[str, Layer]
+    network: nn.Module, shape: tuple[int, int, int], names: Sequence[str], known: Mapping[str, Layer]
 ) -> tuple[fx.GraphModule, dict[str, Layer]]:
     """The network as a graph with an identity behind each node that is named, and the nodes as layers.
 
     An identity of its own, because what the graph returns at its end may have been written over by then.
     """
-    idle = [name for name in names if name in dict(model.named_modules())]
+    idle = [name for name in names if name in dict(network.named_modules())]
     if idle:
         raise ValueError(f"the network does not call {idle[0]!r} for such images, or it returns no floating tensor")
     try:
-        with left_alone(model, device_of(model)):
-            traced, nodes = _traced(model)
+        with left_alone(network, device_of(network)):
+            traced, nodes = _traced(network)
     except Exception as error:  # torch.fx and a network's own code each have theirs
         raise ValueError(
             f"there is no layer {names[0]!r}, and torch.fx cannot trace this network to look for other names; "
@@ -794,7 +800,7 @@ def _observed(
     return traced, layers
 
 
-def _traced(model: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
+def _traced(network: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     """The network as a graph, and its nodes by the names that torchvision gives them.
 
     torchvision's own create_feature_extractor drops what its outputs do not need, and functions that work in place are
@@ -805,8 +811,8 @@ def _traced(model: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
 
     leaves = [kind for _, kind in inspect.getmembers(ops, inspect.isclass) if issubclass(kind, nn.Module)]
     tracer = NodePathTracer(leaf_modules=leaves, autowrap_modules=(math, ops))
-    graph = tracer.trace(model)
-    return fx.GraphModule(model, graph), {name: node for node, name in tracer.node_to_qualname.items()}
+    graph = tracer.trace(network)
+    return fx.GraphModule(network, graph), {name: node for node, name in tracer.node_to_qualname.items()}
 
 
 def _kind(traced: fx.GraphModule, node: fx.Node) -> str:

@@ -91,7 +91,13 @@ class Picture:
         return tuple(self.display.shape[-2:])
 
     def half(self) -> Picture:
-        """The same picture at half the size, 2 x 2 pixels averaged in linear light; an odd last row or column goes."""
+        """The same picture at half the size, 2 x 2 pixels averaged in linear light; an odd last row or column goes.
+
+        Raises:
+            ValueError: it is one pixel high or wide.
+        """
+        if min(self.size) < 2:
+            raise ValueError(f"{self.name} is {self.size[0]} x {self.size[1]} pixels and has no half size")
         linear = torch.nn.functional.avg_pool2d(_to_linear(self.display)[None], 2)[0]
         return replace(self, display=_to_display(linear))
 

@@ -735,7 +735,7 @@ def test_in_words():
     [
         (["layer1.0.conv3"], r"no layer 'layer1.0.conv3'; did you mean layer1.0.conv"),
         ("block", r"no layer 'block'; did you mean blocks"),
-        ("xyzzy", r"no layer 'xyzzy'; list_layers\(model, shape\) shows the names"),
+        ("xyzzy", r"no layer 'xyzzy'; list_layers\(network, shape\) shows the names"),
         (["conv1", "fc"], r"fc \(Linear, 10\) cannot be measured: its output does not lie on a grid"),
         ("layer4", r"layer4 .* cannot be measured: at least 4 pixels a side"),
         ("layer1.0.downsample", r"no layer 'layer1.0.downsample'; did you mean"),

@@ -200,6 +200,16 @@ def test_the_package_is_on_one_page_whole(pages):
 INNER = {"names"}  # rooms that a reader of the API needs nothing from
 
 
+def test_whatever_the_packages_page_names_in_code_is_on_it_too(built, pages):
+    html = (built / "api.html").read_text("utf-8")
+    said = set(re.findall(r'<code class="[^"]*literal[^"]*">(?:<span class="pre">)?([A-Za-z_][\w.]*)<', html))
+    names = {place.rsplit(".", 1)[1]: place for place in book.all_objects()}
+    there = {place.rsplit(".", 1)[-1] for place in pages["api.html"].places if place.startswith("spectralkd_nb.")}
+    asked = {word for word in said if word.rsplit(".", 1)[-1] in names}
+    assert len(asked) > 50
+    assert sorted(word for word in asked if word.rsplit(".", 1)[-1] not in there) == []
+
+
 def test_hints_fold_and_bars_that_stand_still_are_left_out(built):
     html = (built / f"{LESSONS[0]}.html").read_text("utf-8")
     assert html.count('<details class="sd-') >= 6

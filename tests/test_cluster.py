@@ -24,11 +24,11 @@ from test_targets import write_shades
 from threads import one_thread as one_thread  # a fixture
 
 from spectralkd_nb.__main__ import main
-from spectralkd_nb.experiments import Plan, grid_results, planned_runs, run_grid
+from spectralkd_nb.experiments import Plan, planned_runs, run_grid
 from spectralkd_nb.experiments import cluster as on_ray
 from spectralkd_nb.experiments.grid import run_plans
 from spectralkd_nb.experiments.plan import planned_teachers
-from spectralkd_nb.experiments.records import failure_file
+from spectralkd_nb.experiments.records import failure_file, grid_results
 from spectralkd_nb.experiments.work import GridProgress
 
 Grid = dict[str, Any]

@@ -35,7 +35,8 @@ from spectralkd_nb.distillation import (
     train,
 )
 from spectralkd_nb.distillation.training import Training, train_together
-from spectralkd_nb.experiments import grid_results, run_grid, sweep_teachers
+from spectralkd_nb.experiments import run_grid, sweep_teachers
+from spectralkd_nb.experiments.records import grid_results
 from spectralkd_nb.losses import hint_loss
 from spectralkd_nb.networks import build
 

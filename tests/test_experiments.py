@@ -38,21 +38,18 @@ from spectralkd_nb.distillation.store import RunStore
 from spectralkd_nb.experiments import (
     Plan,
     Record,
-    do_run,
     finished_runs,
-    grid_results,
     method_step,
     planned_runs,
     read_records,
     results_of,
     run_grid,
-    write_records,
 )
-from spectralkd_nb.experiments.bench import Bench
+from spectralkd_nb.experiments.bench import Bench, do_run
 from spectralkd_nb.experiments.methods import measured_alphas
 from spectralkd_nb.experiments.plan import USUAL
 from spectralkd_nb.experiments.progress import TerminalGrid, describe_grid, progress_table, reasons_of_failure
-from spectralkd_nb.experiments.records import failure_file
+from spectralkd_nb.experiments.records import failure_file, grid_results, write_records
 from spectralkd_nb.experiments.spectra import grid_spectra, stored_spectrum
 from spectralkd_nb.experiments.work import GridProgress
 from spectralkd_nb.losses import kd_loss, nst_loss

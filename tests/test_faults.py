@@ -6,6 +6,7 @@ test_experiments and test_cifar, broken downloads in test_cifar, the stop button
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -20,13 +21,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from threads import one_thread as one_thread  # a fixture
 from torch import nn
 
 from spectralkd_nb import data_path, losses, networks, pictures
 from spectralkd_nb.activations import activation_maps, activation_spectra
+from spectralkd_nb.adaptation import AdaptedTeacher
 from spectralkd_nb.datasets import open_dataset
+from spectralkd_nb.depth_law import exponent_profile
 from spectralkd_nb.distillation import CrossEntropy, FeatureMatching, Match, Recipe, read_run, train
 from spectralkd_nb.spectra import spectral_exponent
+from spectralkd_nb.storage import write_whole
 
 STUDENT = "vgg8x0.0625"
 
@@ -46,13 +51,15 @@ data = open_dataset("photographs")
 """
 TRAINING = f"run = train('{STUDENT}', data, Recipe.quick(epochs=6), folder='run', checkpoint_seconds=0{{more}})"
 GRID = f"""
+trained = set()
 grid = {{
     "seeds": [0, 1],
     "pairs": [{{"student": "{STUDENT}"}}],
     "methods": {{"alone": {{"cross-entropy": 1.0}}, "half": {{"cross-entropy": 0.5}}}},
     "protocols": {{"tiny": {{"data": "photographs", "recipe": "quick", "epochs": 2}}}},
 }}
-runs = run_grid(grid, "store")
+look = lambda now: trained.update(i for i, state in enumerate(now.states) if state == "running")
+runs = run_grid(grid, "store", callback=look)
 print(runs["state"].value_counts().to_dict())
 """
 
@@ -99,18 +106,27 @@ def test_a_kernel_that_is_killed_in_a_training_loses_nothing(tmp_path):
     with kernel(tmp_path) as (manager, client):
         ran(client, SET_UP)
         client.execute(TRAINING.format(more=""))
-        wait_for((tmp_path / "run" / "checkpoint.pt").exists)
-        time.sleep(1)
+        wait_for(lambda: stood(tmp_path / "run") >= (2, 10))
         manager.signal_kernel(9)
     assert not (tmp_path / "run" / "run.json").exists(), "it was killed too late"
+    where = stood(tmp_path / "run")
     with kernel(tmp_path) as (_, client):
         more = ", callback=lambda p: first.append((p.epoch, p.step))"
-        heard = f"first = []\n{TRAINING.format(more=more)}\nprint(first[0])"
-        printed = ran(client, SET_UP + heard)
-    assert printed.strip() != "(1, 1)", "it began anew"
-    record = read_run(tmp_path / "run" / "run.json")
-    assert record.recipe["epochs"] == 6
-    assert len(record.curves["epoch"]) == 6
+        ran(client, f"{SET_UP}first = []\n{TRAINING.format(more=more)}")
+        went_on = json.loads(ran(client, "print(list(first[0]))"))
+        ran(client, f"whole = train('{STUDENT}', data, Recipe.quick(epochs=6))")
+        same = "print(all(a.equal(b) for a, b in zip(run.network.parameters(), whole.network.parameters())))"
+        assert ran(client, same).strip() == "True"
+    assert tuple(went_on) >= where, "it began anew"
+    assert len(read_run(tmp_path / "run" / "run.json").curves["epoch"]) == 6
+
+
+def stood(folder: Path) -> tuple[int, int]:
+    """The epoch, from 1, and the step to which a run's checkpoint goes back; (0, 0) before the first."""
+    if not (folder / "checkpoint.pt").exists():
+        return 0, 0
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return state["epoch"] + 1, state["position"]
 
 
 def test_one_notebook_open_twice_shares_one_store(tmp_path):
@@ -126,24 +142,53 @@ def test_one_notebook_open_twice_shares_one_store(tmp_path):
         assert ran(second, "print(runs['state'].value_counts().to_dict())").strip() == "{'finished': 4}"
         same = "print(sorted(runs['accuracy'].round(4)))"
         assert ran(first, same) == ran(second, same)
+        mine, theirs = (set(json.loads(ran(client, "print(sorted(trained))"))) for client in (first, second))
+    assert mine
+    assert theirs
+    assert sorted([*mine, *theirs]) == [0, 1, 2, 3]  # each run by one of them
     records = [json.loads(path.read_text()) for path in (tmp_path / "store").glob("*/run.json")]
     assert len(records) == 4
     assert not list((tmp_path / "store").glob("*/checkpoint.pt"))
 
 
+def test_a_training_in_a_folder_where_another_trains_is_refused(tmp_path):
+    with kernel(tmp_path) as (_, first), kernel(tmp_path) as (_, second):
+        for client in (first, second):
+            ran(client, SET_UP)
+        waiting = first.execute(TRAINING.format(more=""))
+        wait_for((tmp_path / "run" / "checkpoint.pt").exists)
+        tried = f"try:\n    {TRAINING.format(more='')}\nexcept BlockingIOError as error:\n    print(error)"
+        assert "another process trains here; wait for it, or choose another folder" in ran(second, tried)
+        reply = first.get_shell_msg(timeout=300)
+        while reply["parent_header"].get("msg_id") != waiting:
+            reply = first.get_shell_msg(timeout=300)
+        assert reply["content"]["status"] == "ok", reply["content"]
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_where_there_is_no_room_a_training_says_so_and_goes_on_later(data, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_disk_that_fills_up_is_told_and_the_training_goes_on_later(data, tmp_path, monkeypatch):
+    left = [None] * 60
 
+    def filling(path: Path, content: bytes) -> None:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        write_whole(path, content)
+
+    recipe, folder = Recipe.quick(epochs=2), tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr("spectralkd_nb.distillation.store.write_whole", full)
-        with pytest.raises(OSError, match=r"No space left on device"):
-            train(STUDENT, data, Recipe.quick(epochs=1), folder=tmp_path / "run")
-    run = train(STUDENT, data, Recipe.quick(epochs=1), folder=tmp_path / "run")
-    assert run.recipe["epochs"] == 1
+        patched.setattr("spectralkd_nb.distillation.store.write_whole", filling)
+        told = r"checkpoint\.pt cannot be written \(No space left on device\); what was kept is whole"
+        with pytest.raises(OSError, match=told):
+            train(STUDENT, data, recipe, folder=folder, checkpoint_seconds=0)
+    where, seen = stood(folder), []
+    assert where > (1, 50)
+    run = train(STUDENT, data, recipe, folder=folder, callback=lambda now: seen.append((now.epoch, now.step)))
+    assert seen[0] >= where
+    whole = train(STUDENT, data, recipe)
+    assert all(torch.equal(a, b) for a, b in zip(run.network.parameters(), whole.network.parameters(), strict=True))
 
 
 def truncated(content: bytes) -> bytes:
@@ -180,6 +225,14 @@ def test_damaged_shipped_weights_are_not_taken(harm, tmp_path, monkeypatch):
         networks.build("vgg8x0.5", pretrained="photographs")
 
 
+def test_a_damaged_card_is_named(tmp_path, monkeypatch):
+    folder = shipped_copy(tmp_path, monkeypatch, "vgg8x0.5_photographs")
+    card = folder / "vgg8x0.5_photographs.json"
+    card.write_bytes(truncated(card.read_bytes()))
+    with pytest.raises(ValueError, match=r"vgg8x0\.5_photographs\.json is damaged"):
+        networks.build("vgg8x0.5", pretrained="photographs")
+
+
 @HARM
 def test_a_damaged_snapshot_is_not_taken(harm, tmp_path, monkeypatch):
     folder = shipped_copy(tmp_path, monkeypatch, "vgg8x0.25_photographs")
@@ -199,9 +252,14 @@ def test_a_damaged_data_set_is_not_taken(harm, data, tmp_path):
     few |= {"train_labels": data.train_labels[:28], "test_labels": data.test_labels[:28]}
     np.savez(file, classes=np.array(data.classes), **{name: value.numpy() for name, value in few.items()})
     open_dataset(file)
-    file.write_bytes(harm(file.read_bytes()))
+    whole = file.read_bytes()
+    file.write_bytes(harm(whole))
     with pytest.raises(ValueError, match=r"mine\.npz cannot be read as an \.npz file"):
         open_dataset(file)
+    for place in range(4, 60, 3):  # the head of the archive, where zipfile has errors of many classes
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):  # some bytes of a head matter to nobody
+            assert open_dataset(file).train_labels.equal(data.train_labels[:28])
 
 
 @HARM
@@ -288,10 +346,40 @@ def test_a_batch_of_one_is_a_batch(data):
     )
     run = train(STUDENT, few, Recipe.quick(epochs=1, batch_size=1))
     assert torch.isfinite(torch.tensor(run.curves["cross-entropy"])).all()
-    maps = torch.rand(1, 4, 8, 8)
-    for loss in (losses.hint_loss, losses.fourier_loss, losses.attention_loss, losses.spectral_shape_loss):
-        assert loss(maps, maps).item() == pytest.approx(0, abs=1e-6)
-    assert losses.nst_loss(maps, maps).item() == pytest.approx(0, abs=1e-5)
+
+
+LOSSES = {
+    "hint": losses.hint_loss,
+    "fourier": losses.fourier_loss,
+    "attention": losses.attention_loss,
+    "shape": losses.spectral_shape_loss,
+    "exponent": losses.exponent_loss,
+    "whitened": lambda student, teacher: losses.whitened_spectral_loss(student, teacher, 2.0),
+    "nst": losses.nst_loss,
+    "kd": lambda student, teacher: losses.kd_loss(student.mean((2, 3)), teacher.mean((2, 3)), 4.0),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_images(name):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 32, 32, generator=generator, dtype=torch.float64)
+    each = [LOSSES[name](student[i : i + 1], teacher[i : i + 1]) for i in range(len(student))]
+    torch.testing.assert_close(torch.stack(each).mean(), LOSSES[name](student, teacher))
+
+
+def test_an_image_that_is_left_alone_is_told_before_training(data):
+    pooled = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 14)
+    )
+    few = replace(
+        data, train_images=data.train_images[:33], train_labels=data.train_labels[:33], groups=None, similarity=None
+    )
+    before = {name: value.clone() for name, value in pooled.state_dict().items()}
+    with pytest.raises(ValueError, match=r"33 images in batches of 32 leave a batch of one.*choose another batch_size"):
+        train(pooled, few, Recipe.quick(epochs=1))
+    assert all(torch.equal(value, before[name]) for name, value in pooled.state_dict().items())
+    train(pooled, few, Recipe.quick(epochs=1, batch_size=11))
 
 
 @pytest.mark.parametrize("size", [(3, 1), (1, 3), (3, 3)])
@@ -302,13 +390,21 @@ def test_a_picture_of_three_pixels_is_read_and_has_no_spectrum(size):
     assert picture.size == size[::-1]
     with pytest.raises(ValueError, match=r"have no spectrum to speak of; at least 4 pixels a side are needed"):
         spectral_exponent(picture.grey())
+    if min(size) < 2:
+        with pytest.raises(ValueError, match=r"dot is \d x \d pixels and has no half size"):
+            picture.half()
 
 
 def test_a_network_without_spatial_maps_is_told(data):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 20), nn.ReLU(), nn.Linear(20, 14))
     images = data.normalise(data.test_images[:4])
-    spectra = activation_spectra(flat, images, progress=False)
-    assert [layer.path for layer in spectra.layers] == ["image"]  # all that there is to measure
+    with pytest.warns(UserWarning, match="no layer with maps of 4 pixels a side; only the image is measured"):
+        spectra = activation_spectra(flat, images, progress=False)
+    assert [layer.path for layer in spectra.layers] == ["image"]
+    with pytest.raises(ValueError, match="no blocks with maps of 4 pixels; name its layers"):
+        exponent_profile(flat, images)
+    with pytest.raises(ValueError, match=r"returns BC; a module stands in for a block from maps"):
+        AdaptedTeacher(flat, ["1"], images)
     with pytest.raises(ValueError, match="does not lie on a grid of pixels; take an earlier layer"):
         activation_maps(flat, images, "1")
     run = train(flat, data, Recipe.quick(epochs=1))  # but it learns

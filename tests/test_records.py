@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from spectralkd_nb import data_path
-from spectralkd_nb.experiments import do_run, planned_runs, profile_distances, read_records, results_of, summary
+from spectralkd_nb.experiments import planned_runs, profile_distances, read_records, results_of, summary
+from spectralkd_nb.experiments.bench import do_run
 from spectralkd_nb.experiments.kept import TEACHER
 from spectralkd_nb.experiments.profiles import OF_A_LAYER
 from spectralkd_nb.experiments.spectra import stored_spectrum

@@ -25,7 +25,8 @@ from spectralkd_nb import teacher_quality
 from spectralkd_nb.datasets import LabelledImages, open_dataset, rotated
 from spectralkd_nb.datasets.cifar import CIFAR100_CLASSES, SUPERCLASSES
 from spectralkd_nb.distillation import Recipe, SoftTargets, evaluate, responses, train
-from spectralkd_nb.experiments import do_run, method_step, planned_runs
+from spectralkd_nb.experiments import method_step, planned_runs
+from spectralkd_nb.experiments.bench import do_run
 from spectralkd_nb.experiments.plan import Plan
 from spectralkd_nb.losses import kd_loss
 from spectralkd_nb.networks import build

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from test_targets import write_shades
 
-from spectralkd_nb.experiments import planned_runs, read_records, run_grid, write_records
+from spectralkd_nb.experiments import planned_runs, read_records, run_grid
 from spectralkd_nb.experiments.plan import TRAINED, planned_teachers
-from spectralkd_nb.experiments.records import finished_runs
+from spectralkd_nb.experiments.records import finished_runs, write_records
 from spectralkd_nb.experiments.targets import grid_targets
 from spectralkd_nb.networks import build, load_weights
 from spectralkd_nb.networks.weights import fingerprint_of

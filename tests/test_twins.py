@@ -270,7 +270,13 @@ def test_the_untrained_twin_is_what_build_makes_and_settled(seed):
     assert same(twin, reestimate_batch_norm(made, images))
     assert not same(twin, network)
     assert not twin.training
-    assert twin.info == network.info
+    assert twin.info == made.info
+
+
+def test_without_a_seed_the_twin_begins_as_the_network_did():
+    network = build("resnet8", 7, seed=11)
+    twin = untrained_twin(network, pictures())
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), network.parameters(), strict=True))
 
 
 def test_the_twin_of_a_shipped_network_is_what_its_training_began_with():

@@ -50,6 +50,7 @@ napoleon_use_rtype = False
 napoleon_custom_sections = [("Attributes", "params_style")]
 default_role = "code"  # `name` in a docstring
 add_module_names = False
+toc_object_entries_show_parents = "hide"  # `update()` fits beside the page, `SpectrumAccumulator.update()` does not
 
 # --- looks ---
 html_theme = "sphinx_book_theme"

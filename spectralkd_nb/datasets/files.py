@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,9 @@ def read_npz(path: str | Path) -> LabelledImages:
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in ARRAYS if name not in file]
             arrays = {name: file[name] for name in ARRAYS if name in file}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile and numpy have no class of their own for what they cannot read
         raise ValueError(f"{path} cannot be read as an .npz file of plain arrays ({error})") from None
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(ARRAYS)}")

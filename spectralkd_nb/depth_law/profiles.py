@@ -111,7 +111,7 @@ class ExponentProfile:
 
 
 def exponent_profile(
-    model: nn.Module,
+    network: nn.Module,
     images: Tensor,
     layers: str | Sequence[str] | None = ("image", "blocks"),
     *,
@@ -133,7 +133,7 @@ def exponent_profile(
     a pixel, and of 32 pixels 8, which is 3.
 
     Args:
-        model, images: (N, C, H, W), as in `activation_spectra`.
+        network, images: (N, C, H, W), as in `activation_spectra`.
         layers: which, as there.
         groups: images that belong together, such as cut-outs of one photograph, are drawn together: how many there are
             in a row (4: the first four are one photograph), or each image's group by number.
@@ -147,9 +147,9 @@ def exponent_profile(
         ValueError: as `activation_spectra`; groups that do not fit the number of images.
         TypeError: groups that are neither a number nor a sequence.
     """
-    spectra = activation_spectra(model, images, layers, edges, batch_size, device, progress, crop=crop)
-    blocks = _blocks_so_far(model, tuple(images.shape[1:]), spectra.layers)
-    called = name or (model.info.name if hasattr(model, "info") else type(model).__name__)
+    spectra = activation_spectra(network, images, layers, edges, batch_size, device, progress, crop=crop)
+    blocks = _blocks_so_far(network, tuple(images.shape[1:]), spectra.layers)
+    called = name or (network.info.name if hasattr(network, "info") else type(network).__name__)
     return profile_of(
         spectra, called, blocks, groups=groups, average=average, band=band, resamples=resamples, seed=seed
     )
@@ -206,12 +206,12 @@ def profile_of(
     )
 
 
-def _blocks_so_far(model: nn.Module, shape: tuple[int, int, int], chosen: Sequence[Layer]) -> list[int]:
+def _blocks_so_far(network: nn.Module, shape: tuple[int, int, int], chosen: Sequence[Layer]) -> list[int]:
     """How many blocks have begun, up to each of the layers: the block that a layer lies in counts."""
     begun: dict[str, int] = {}
     so_far = {IMAGE: 0}
-    blocks = block_paths(model)
-    listed = list_layers(model, shape)
+    blocks = block_paths(network)
+    listed = list_layers(network, shape)
     for layer in listed:
         for block in blocks - begun.keys():
             if _inside(layer.path, block):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.networks.features import device_of, in_eval_mode
+from spectralkd_nb.networks.features import device_of
+from spectralkd_nb.networks.layers import in_eval_mode
 
 
 def evaluate(network: nn.Module, data: LabelledImages, batch_size: int = 256, precision: str = "float32") -> float:

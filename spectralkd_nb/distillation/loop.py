@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import platform
@@ -24,7 +25,7 @@ from spectralkd_nb.distillation.records import Recipe, Run, commit, losses_of, t
 from spectralkd_nb.distillation.steps import Step, Terms, described
 from spectralkd_nb.distillation.store import CHECKPOINT, RunStore
 from spectralkd_nb.networks.layers import left_alone
-from spectralkd_nb.networks.weights import fingerprint_of
+from spectralkd_nb.networks.weights import fingerprint_of, randomness_kept
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) as networks take them, labels (B,)
 TESTED_AT_ONCE = {"cpu": 256}  # images; a GPU takes more
@@ -155,6 +156,7 @@ class Loop:
         layout = {"memory_format": torch.channels_last} if self.recipe.channels_last else {}
         self.student.to(self.device, **layout).train()
         _require_an_output_for_each_class(self.student, on_device)
+        _require_no_image_left_alone(self.student, on_device, self.recipe.batch_size)
         if self.teacher is not None:
             self.teacher.to(self.device, **layout)
         trained = [self.student]
@@ -391,6 +393,21 @@ def _require_an_output_for_each_class(student: nn.Module, data: LabelledImages) 
             f"the student has {outputs.shape[-1]} outputs, and {data.name} has {len(data.classes)} classes; give it "
             "an output for each"
         )
+
+
+def _require_no_image_left_alone(student: nn.Module, data: LabelledImages, batch_size: int) -> None:
+    """A batch norm behind maps of one pixel cannot take a batch of one image, and an epoch may end with one."""
+    images = len(data.train_labels)
+    if images % batch_size != 1 and batch_size > 1:
+        return
+    try:
+        with torch.no_grad(), randomness_kept():
+            copy.deepcopy(student)(data.normalise(data.train_images[:1]))
+    except ValueError as error:
+        raise ValueError(
+            f"{images} images in batches of {batch_size} leave a batch of one, which the student cannot learn from "
+            f"({error}); choose another batch_size"
+        ) from None
 
 
 def _name(network: nn.Module | None) -> str | None:

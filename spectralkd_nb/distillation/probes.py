@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectralkd_nb.datasets import LabelledImages
-from spectralkd_nb.networks.features import collected, device_of, in_eval_mode
+from spectralkd_nb.networks.features import collected, device_of
+from spectralkd_nb.networks.layers import in_eval_mode
 from spectralkd_nb.networks.weights import randomness_kept
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -139,8 +139,12 @@ class RunStore:
         self._write(kept_name(epoch), in_half_precision(student))
 
     def _write(self, name: str, content: bytes | memoryview) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it since
-        write_whole(self.folder / name, content)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it since
+            write_whole(self.folder / name, content)
+        except OSError as error:
+            told = f"{name} cannot be written ({error.strerror}); what was kept is whole, and the same call goes on"
+            raise type(error)(error.errno, told, str(self.folder)) from None
 
     def require_kept(self, epochs: Sequence[int], state: str = "finished") -> None:
         """A run cannot go back for weights that nobody asked for while it ran."""

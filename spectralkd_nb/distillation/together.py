@@ -14,7 +14,8 @@ from spectralkd_nb.distillation.features import FeatureMatching
 from spectralkd_nb.distillation.graphs import Graphed
 from spectralkd_nb.distillation.loop import Batch, Batches, Loop
 from spectralkd_nb.distillation.steps import CrossEntropy, SoftTargets, Step
-from spectralkd_nb.networks.features import collected, in_eval_mode, modules_at
+from spectralkd_nb.networks.features import collected, modules_at
+from spectralkd_nb.networks.layers import in_eval_mode
 
 
 class SharedTeacher(nn.Module):

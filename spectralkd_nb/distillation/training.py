@@ -84,9 +84,10 @@ def train(
 
     Raises:
         ValueError: names of weights that `step` does not return, a folder that holds another run or a damaged one,
-            epochs that the run does not have or that it is past and has not kept, no images, losses that are not
-            finite.
-        OSError: the folder cannot be written to, or has no room; found before training starts. BlockingIOError, which
+            epochs that the run does not have or that it is past and has not kept, no images, fewer outputs than
+            classes, a batch of one image that the student cannot learn from, losses that are not finite.
+        OSError: the folder cannot be written to, or has no room, which is looked for before training starts; if it is
+            gone later, the same call goes on from what was kept. BlockingIOError, which
             is one: another process trains in it. `distributed.OutOfStep`, another: of the processes of this run one is
             gone.
         KeyboardInterrupt: after the checkpoint of the last whole step is written.

@@ -7,24 +7,17 @@ A grid is plain data (`plan`), and so is a method of distillation (`methods`). `
 have yet; `comparison` says what the seeds allow to say.
 """
 
-from spectralkd_nb.experiments.bench import do_run as do_run
 from spectralkd_nb.experiments.comparison import compare_methods, paired_difference, seeds_needed, summary
 from spectralkd_nb.experiments.estimate import describe_estimate, estimate_grid
 from spectralkd_nb.experiments.grid import run_grid
 from spectralkd_nb.experiments.methods import method_step
-from spectralkd_nb.experiments.plan import Plan, planned_runs
-from spectralkd_nb.experiments.plan import read_grid as read_grid
+from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid
 from spectralkd_nb.experiments.predictors import ladder, predictors
 from spectralkd_nb.experiments.profiles import compare_profiles, profile_distances
-from spectralkd_nb.experiments.records import Record, epochs_to, read_records, results_of
-from spectralkd_nb.experiments.records import finished_runs as finished_runs
-from spectralkd_nb.experiments.records import grid_results as grid_results
-from spectralkd_nb.experiments.records import write_records as write_records
-from spectralkd_nb.experiments.responses import sweep_responses as sweep_responses
+from spectralkd_nb.experiments.records import Record, epochs_to, finished_runs, read_records, results_of
+from spectralkd_nb.experiments.responses import sweep_responses
 from spectralkd_nb.experiments.spectra import stored_spectrum
-from spectralkd_nb.experiments.sweep import read_sweep as read_sweep
-from spectralkd_nb.experiments.sweep import sweep_results as sweep_results
-from spectralkd_nb.experiments.sweep import sweep_row, sweep_teachers
+from spectralkd_nb.experiments.sweep import read_sweep, sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
 from spectralkd_nb.experiments.tables import results_table, table_as
 from spectralkd_nb.experiments.targets import kept_pairs, meeting_of
@@ -39,6 +32,7 @@ __all__ = [
     "describe_estimate",
     "epochs_to",
     "estimate_grid",
+    "finished_runs",
     "kept_pairs",
     "ladder",
     "meeting_of",
@@ -47,7 +41,9 @@ __all__ = [
     "planned_runs",
     "predictors",
     "profile_distances",
+    "read_grid",
     "read_records",
+    "read_sweep",
     "results_of",
     "results_table",
     "run_grid",
@@ -55,6 +51,7 @@ __all__ = [
     "stored_spectrum",
     "students_of",
     "summary",
+    "sweep_responses",
     "sweep_row",
     "sweep_teachers",
     "sweet_spot",

@@ -48,7 +48,7 @@ def run_grid(
     left to do, nothing is loaded and nothing compared.
 
     Args:
-        grid: dict or TOML file, read once; see the module.
+        grid: dict or TOML file, read once; see `plan`.
         store: folder, made if it is not there.
         retry: try again what has failed before.
         callback: called with a `GridProgress` as the runs go on.

@@ -1,6 +1,6 @@
 """A method of distillation as plain data, and the step that it stands for.
 
-A method is a table of loss terms, each with its weight and its settings, as TOML has it:
+A method is a table of loss terms, each with its weight and its settings, as TOML has it: ::
 
     [methods.alone]
     "cross-entropy" = 1.0

@@ -1,6 +1,6 @@
 """A grid of runs as plain data.
 
-A grid is every pair of networks, by every method, by every protocol, by every seed. As TOML (or the same as a dict):
+A grid is every pair of networks, by every method, by every protocol, by every seed. As TOML (or the same as a dict): ::
 
     name = "photographs"
     seeds = [0, 1, 2, 3, 4]

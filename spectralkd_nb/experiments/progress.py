@@ -48,7 +48,7 @@ def reasons_of_failure(progress: GridProgress) -> list[str]:
 
 
 class TerminalGrid:
-    """A callback of `run_grid` for a terminal: the table whenever a run has ended, and a bar for the one that goes on.
+    """A callback of `run_grid` for a terminal: the table whenever a run ends, and a bar for the one that goes on. ::
 
     with TerminalGrid() as progress:
         run_grid(..., callback=progress)

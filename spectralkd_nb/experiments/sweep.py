@@ -1,7 +1,7 @@
 """Which teacher teaches best? Teachers of many kinds, each trained and each distilled into the same student.
 
 The question is that of Vats & Crandall (2021, arXiv 2112.10047), whose abstract has a sweet spot of the teacher's batch
-size and epochs, and steps to find it. Those steps could not be read; these are ours. As TOML (or the same as a dict):
+size and epochs, and steps to find it. Those steps could not be read; these are ours. As TOML (or as a dict): ::
 
     name = "teachers"
     student = "vgg8x0.0625"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spectralkd_nb.names import nearest
+from spectralkd_nb.networks.layers import in_eval_mode
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -88,14 +89,3 @@ def modules_at(network: nn.Module, paths: Sequence[str]) -> dict[str, nn.Module]
         near = nearest(missing[0], known) or list(known)[:3]
         raise ValueError(f"the network has no layer {missing[0]!r}; the nearest are {', '.join(map(repr, near))}")
     return {path: known[path] for path in paths}
-
-
-@contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

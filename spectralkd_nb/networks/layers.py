@@ -69,12 +69,12 @@ class Layer:
         return self.label
 
 
-def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> list[Layer]:
+def list_layers(network: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> list[Layer]:
     """Every module that runs and returns a floating tensor, blocks and stages too, in the order in which they finish.
 
-    One forward pass of two random images, in evaluation mode and without gradients, on the model's own device. The
-    model is as it was afterwards, and so is torch's random state. Of a module that returns a tuple, list or dictionary
-    the first floating tensor in it is listed. A module with several paths is listed under its first.
+    One forward pass of two random images, in evaluation mode and without gradients, on the network's own device. The
+    network is as it was afterwards, and so is torch's random state. Of a module that returns a tuple, list or
+    dictionary the first floating tensor in it is listed. A module with several paths is listed under its first.
 
     Args:
         shape: (channels, height, width) of an image that the network takes.
@@ -84,9 +84,9 @@ def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape={shape} is no image; give (channels, height, width)")
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+    if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
         raise ValueError("the network has lazy layers without sizes; run it on one batch first")
-    image = _image_for(model, shape)
+    image = _image_for(network, shape)
     tracer = _Tracer(image)
     found: dict[str, Layer] = {}
     staged: dict[str, bool] = {}
@@ -104,13 +104,13 @@ def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
         staged[path] = grid is not None and not any(part.pooled for dim in tag.dims for part in dim)
 
     with ExitStack() as stack:
-        stack.enter_context(left_alone(model, image.device))
-        for path, module in model.named_modules():
+        stack.enter_context(left_alone(network, image.device))
+        for path, module in network.named_modules():
             if path:
                 stack.enter_context(_hooked(module, path, note))
         try:
             with tracer:
-                model(image)
+                network(image)
         except Exception as error:
             sizes = " x ".join(map(str, shape))
             raise ValueError(
@@ -120,26 +120,35 @@ def list_layers(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) -> 
     return _with_stages(found.values(), staged)
 
 
-def _image_for(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    like = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.empty(0))
+def _image_for(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    like = next((t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), torch.empty(0))
     generator = torch.Generator("cpu").manual_seed(0)
     return torch.randn(BATCH, *shape, generator=generator, device="cpu").to(like.device, like.dtype)
 
 
 @contextmanager
-def left_alone(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, buffers and random state come back as they were."""
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards in the mode that it was in."""
     # The attribute, not eval(): a network may do more in its own eval(), such as fuse its weights.
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def left_alone(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode without gradients; modes, buffers and random state come back as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    randomness = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with randomness, torch.no_grad(), in_eval_mode(network):
         try:
-            for module, _ in modes:
-                module.training = False
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for buffer, before in buffers:
                 # Unchanged ones are not written to: a backward pass that still needs them would fail.
                 if not torch.equal(buffer, before):

@@ -72,15 +72,14 @@ def untrained_twin(network: nn.Module, images: Tensor, seed: int | None = None) 
     Args:
         network: made by `build`, whose `info` says its name.
         images: (B, C, H, W), normalised.
-        seed: of the weights; if None that on the network's card, or 0 without a card.
+        seed: of the weights; if None that of the network's own.
 
     Raises:
         ValueError: a network that does not say its name, or has other parameters than `build` gives to that name.
     """
     if not hasattr(network, "info"):
         raise ValueError("only a network made by build says how to make it again; build your twin, with other weights")
-    seed = (network.info.card or {}).get("seed", 0) if seed is None else seed
-    twin = build(network.info.name, network.info.classes, seed=seed)
+    twin = build(network.info.name, network.info.classes, seed=network.info.seed if seed is None else seed)
     if _shapes(twin) != _shapes(network):
         raise ValueError(
             f"the network has other parameters than {network.info.name} as build makes it; build its twin as you built "

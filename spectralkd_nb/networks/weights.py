@@ -39,6 +39,7 @@ class NetworkInfo:
         mean, std: of each colour in the images that it was trained on, 0..1; 0 and 1 if it is not known.
         transform: the whole preparation of an image in 0..1 or of a Pillow image, where torchvision gives one.
         card: how shipped weights were made, and their accuracy; empty for others.
+        seed: of the weights that it began with.
     """
 
     name: str
@@ -48,6 +49,7 @@ class NetworkInfo:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     transform: Callable | None = None
     card: Mapping[str, Any] | None = None
+    seed: int = 0
 
     def normalise(self, images: Tensor) -> Tensor:
         """Floating images (B, 3, H, W) of 0..1, of any size, as this network is used to them; the shape stays."""
@@ -97,7 +99,7 @@ def build(
     network = _seeded(lambda: make(classes), seed)
     if pretrained:
         load_weights(network, _verified(f"{WEIGHTS}/{card['file']}", card)).eval()
-    network.info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32))
+    network.info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32), seed=seed)
     return network
 
 
@@ -144,7 +146,14 @@ def snapshots(name: str, data: str | None = None) -> dict[int, nn.Module]:
 
 
 def _cards(folder: str) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text("utf-8")) for path in sorted(data_path(folder).glob("*.json"))]
+    return [_read_card(path) for path in sorted(data_path(folder).glob("*.json"))]
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged and no card of a network ({error}); get it again") from None
 
 
 def _verified(name: str, card: Mapping[str, Any]) -> Path:
@@ -168,7 +177,7 @@ def _listed(cards: list[dict[str, Any]]) -> str:
 
 def _info(card: Mapping[str, Any]) -> NetworkInfo:
     shape, mean, std = (tuple(card[key]) for key in ("shape", "mean", "std"))
-    return NetworkInfo(card["network"], card["classes"], shape, mean, std, card=card)
+    return NetworkInfo(card["network"], card["classes"], shape, mean, std, card=card, seed=card["seed"])
 
 
 def _card(name: str, classes: int | None, pretrained: bool | str) -> dict[str, Any] | None:
@@ -263,6 +272,7 @@ def _torchvision(name: str, classes: int | None, pretrained: bool | str, seed: i
         tuple(transform.mean),
         tuple(transform.std),
         transform,
+        seed=seed,
     )
     return network.eval() if pretrained else network
 

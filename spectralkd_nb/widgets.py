@@ -1,5 +1,5 @@
-"""Every slider of the course: `explore` puts sliders over a figure, `upload_picture` takes in a picture of one's own.
-`TrainingView` shows a training while it runs.
+"""Everything of the course that moves: `explore` puts sliders over a figure, `upload_picture` takes in a picture of
+one's own, `TrainingView` and `GridView` show a training and a grid while they run, and `GridForm` chooses a grid.
 
 How a slider stays quick and quiet (measured in JupyterLab and with Colab's older widgets): each state's picture is
 drawn once, kept as a PNG, and handed to the page as the value of an `HTML` widget that holds an `<img>`. No `Output`,

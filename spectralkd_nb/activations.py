@@ -204,7 +204,9 @@ class ActivationSpectra:
     ) -> tuple[PowerLawFit | None, str]:
         """The power law of a layer over all images; or None, and in words why it has none.
 
-        Args, errors: those of `exponent`, which adds an interval and the reasons to distrust it.
+        Args:
+            path, average, band, method: as in `exponent`, which adds an interval and the reasons to distrust it, and
+                whose errors these are.
         """
         spectrum = self.spectrum(path, average)
         low, high = band = self.band(path) if band is None else band
@@ -299,7 +301,7 @@ class ActivationSpectra:
         (mean over maps), trusted, reasons.
 
         Args:
-            As for `exponent`.
+            average, band, method, resamples, seed: as in `exponent`.
         """
         import pandas as pd
 
@@ -332,7 +334,11 @@ class ActivationSpectra:
         return pd.DataFrame(rows).astype({"stage": "Int64"})  # the image, and layers before any weights, have none
 
     def to_csv(self, path: str | Path, **options: Any) -> None:
-        """Write the table of both averages, one below the other. Options: those of `exponent`, but for the average.
+        """Write the table of both averages, one below the other.
+
+        Args:
+            path: of the file.
+            options: of `exponent`, but for the average.
 
         Raises:
             OSError: the file cannot be written.

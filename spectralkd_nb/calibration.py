@@ -35,6 +35,7 @@ def cut_outs(shape: tuple[int, int], alpha: float, n: int = 400, seed: int = 0) 
         alpha: exponent of the field.
         n: how many.
         seed: of fields and places.
+
     Returns:
         (n, H, W) float64.
     """
@@ -66,8 +67,10 @@ def simulated_exponents(
         shape: (H, W) in pixels.
         edges, band, method: as in `spectral_exponent`.
         n, seed: number of cut-outs and seed, the same for every exponent, so that the readings rise together.
+
     Returns:
         readings, in the order of the alphas.
+
     Raises:
         ValueError: no cut-outs, and as `power_spectrum` and `fit_power_law`.
     """
@@ -96,7 +99,8 @@ def correct_exponent(
     spectrum stays bent.
 
     Args:
-        alpha: the exponent that was read. The rest: exactly as it was read.
+        alpha: the exponent that was read.
+        shape, edges, band, method: with which it was read.
         n, seed: of the simulation.
 
     Returns:

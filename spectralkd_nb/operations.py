@@ -94,7 +94,10 @@ def after_relu(power: Tensor) -> Tensor:
 
 
 def rectified(covariance: Tensor) -> Tensor:
-    """E[relu relu'] of a Gaussian field of mean 0, from its autocovariance (H, W); the mean is not taken off.
+    """E[relu relu'] of a Gaussian field of mean 0, from its covariance; the mean is not taken off.
+
+    Args:
+        covariance: (H, W), of the field with itself shifted, the variance first.
 
     Returns:
         (H, W), by the formula of `after_relu`.

@@ -188,7 +188,15 @@ def open_picture(path: str | Path) -> Picture:
 
 
 def read_picture(content: bytes, name: str) -> Picture:
-    """A picture from the bytes of its file, for instance one that was uploaded. Errors as `open_picture`."""
+    """A picture from the bytes of its file, for instance one that was uploaded.
+
+    Args:
+        content: of the file.
+        name: of the file.
+
+    Raises:
+        ValueError: as `open_picture`.
+    """
     return Picture(Path(name).stem, "own", name, "your own", _decode(io.BytesIO(content), name))
 
 
@@ -269,9 +277,12 @@ def _to_display(linear: Tensor) -> Tensor:
 
 
 def likeness(first: Tensor, second: Tensor) -> float:
-    """Correlation of the fine detail of two maps (H, W), -1 to 1: of what is left without the mean of 9 x 9 pixels.
+    """Correlation of the fine detail of two maps, -1 to 1: of what is left without the mean of 9 x 9 pixels.
 
     Our own measure; NaN where one of the maps is constant.
+
+    Args:
+        first, second: (H, W), of one size.
     """
 
     def detail(m: Tensor) -> Tensor:
@@ -291,6 +302,9 @@ def measure_exponents(pictures: Mapping[str, Picture] | Iterable[Picture]) -> li
     at half size; alpha_linear and alpha_log, of linear and log light at native size; lower and upper, alpha in the
     lower and the upper half of the band (in octaves), at native size. Moisan edges, default band, Whittle fit, as in
     `spectra`.
+
+    Args:
+        pictures: as `photographs` or `open_folder` returns them, or one after the other.
 
     Raises:
         ValueError: a picture under 16 pixels a side, which has too few rings; the sentence names it.

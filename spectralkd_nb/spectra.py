@@ -105,6 +105,7 @@ def mode_weights(width: int, device: torch.device | str | None = None) -> Tensor
     Args:
         width: W, pixels.
         device: where the weights are wanted.
+
     Returns:
         (W // 2 + 1,), summing to W; float64, or float32 on a device without float64.
     """
@@ -135,9 +136,11 @@ def exchange_phase(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         first, second: real maps of equal shape (..., H, W).
+
     Returns:
         (power of the first with the phase of the second, power of the second with the phase of the
         first), both (..., H, W). Each keeps the mean of the map that gave the power.
+
     Raises:
         ValueError: unequal shapes, fewer than 4 pixels a side.
         TypeError: complex or integer maps.
@@ -192,6 +195,15 @@ def _float64(tensor: Tensor) -> Tensor:
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
+def require_rings(height: int, width: int) -> None:
+    """Refuse sizes of maps that have a single ring, or none."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"maps of {height} x {width} pixels have no spectrum to speak of; at least {SMALLEST_SIDE} pixels a side "
+            "are needed, so take an earlier layer or a larger picture"
+        )
+
+
 def _checked(maps: Tensor) -> Tensor:
     maps = torch.as_tensor(maps)
     if maps.is_complex():
@@ -200,12 +212,7 @@ def _checked(maps: Tensor) -> Tensor:
         raise TypeError(f"maps are {maps.dtype}; turn them into floating point first, for instance maps.float() / 255")
     if maps.ndim < 2:
         raise ValueError(f"maps have shape {tuple(maps.shape)}; two spatial dimensions (..., H, W) are needed")
-    if min(maps.shape[-2:]) < SMALLEST_SIDE:
-        height, width = maps.shape[-2:]
-        raise ValueError(
-            f"maps of {height} x {width} pixels have no spectrum to speak of; at least {SMALLEST_SIDE} pixels a side "
-            "are needed, so take an earlier layer or a larger picture"
-        )
+    require_rings(*maps.shape[-2:])
     return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
 
 
@@ -768,6 +775,7 @@ def compare_laws(spectrum: RadialSpectrum, band: tuple[float, float] | None = No
     Args:
         spectrum: one spectrum, power (rings,); take `.average()` or index first.
         band: as in `fit_power_law`.
+
     Raises:
         ValueError: several spectra at once, fewer than 5 rings in the band, a ring without power.
     """
@@ -1054,6 +1062,9 @@ class SpectrumAccumulator:
 
     def merge(self, other: SpectrumAccumulator) -> SpectrumAccumulator:
         """Add what another accumulator has seen, for instance in another process, and return this one.
+
+        Args:
+            other: which stays as it is.
 
         Raises:
             ValueError: the two differ in edges, crop, sectors or the size of their maps.

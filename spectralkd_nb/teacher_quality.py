@@ -69,8 +69,10 @@ def soft_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Args:
         logits: (N, classes).
         temperature: T > 0.
+
     Returns:
         (N, classes) of float32 or float64; every row sums to 1.
+
     Raises:
         ValueError: not two dimensions, no images, one class, values that are not finite, T not positive.
     """
@@ -82,6 +84,7 @@ def soft_target_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Args:
         logits, temperature: as for `soft_targets`.
+
     Returns:
         (N,) in nats. Errors as `soft_targets`.
     """
@@ -93,6 +96,7 @@ def effective_classes(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Args:
         logits, temperature: as for `soft_targets`.
+
     Returns:
         (N,), from 1 to the number of classes. Errors as `soft_targets`.
     """
@@ -105,8 +109,10 @@ def non_target_mass(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
     Args:
         logits, temperature: as for `soft_targets`.
         labels: (N,) int64.
+
     Returns:
         (N,), 0..1. Tiny ones keep their digits: it is no difference from 1.
+
     Raises:
         ValueError: what `soft_targets` refuses, labels that are not one whole number an image, or of no class.
     """
@@ -157,9 +163,11 @@ def class_similarity(logits: Tensor, labels: Tensor, temperature: float = 1.0) -
 
     Args:
         logits, labels, temperature: as for `non_target_mass`.
+
     Returns:
         (classes, classes); row: the images' class, column: the one that they look like. Rows sum to 1, with a diagonal
         of 0.
+
     Raises:
         ValueError: as `non_target_mass`, and a class without images.
     """
@@ -214,6 +222,7 @@ def rank_correlation(
         similarity, reference: (classes, classes), the larger the more alike.
         permutations: random namings of the classes.
         seed: of these.
+
     Raises:
         ValueError: not two square matrices of one size, fewer than 3 classes, values that are not finite, a matrix in
             which all pairs are alike, permutations below 1.
@@ -268,9 +277,11 @@ def centroid_similarity(features: Tensor, labels: Tensor) -> Tensor:
     Args:
         features: (N, D) of any kind; each is first brought to deviation 1 over the classes' means, whatever its unit.
         labels: (N,) int64, from 0 on; each class needs images.
+
     Returns:
         (classes, classes), -1..1, float64; the diagonal is 1. Of a class next to the mean of all, the direction is
         mostly noise.
+
     Raises:
         ValueError: not two dimensions, not one label for each row of features, classes without images, features that
             are not finite, or the same for all classes.
@@ -299,8 +310,10 @@ def reference_similarity(data: LabelledImages) -> Tensor:
 
     Args:
         data: a classification task.
+
     Returns:
         (classes, classes) float64.
+
     Raises:
         ValueError: what `centroid_similarity` refuses of the spectra, such as a class without training images.
     """
@@ -336,8 +349,10 @@ def calibration_error(logits: Tensor, labels: Tensor, temperature: float = 1.0, 
         labels: (N,) int64.
         temperature: T > 0.
         bins: how many.
+
     Returns:
         0..1.
+
     Raises:
         ValueError: as `non_target_mass`, bins below 1.
     """
@@ -372,6 +387,7 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, temperature: float 
     Args:
         student_logits, teacher_logits: (N, classes) for the same images.
         temperature: T > 0 of the divergence.
+
     Raises:
         ValueError: unequal shapes, and what `soft_targets` refuses.
     """
@@ -418,6 +434,7 @@ def describe_response(logits: Tensor, labels: Tensor, reference: Tensor, tempera
         labels: (N,) int64.
         reference: (classes, classes), for instance `reference_similarity`.
         temperature: at which the student will learn.
+
     Raises:
         ValueError: what the single measures refuse.
     """
@@ -442,8 +459,10 @@ def smoothing_at_entropy(entropy: float, classes: int) -> float:
     Args:
         entropy: 0..log(classes), nats.
         classes: 2 or more.
+
     Returns:
         s, 0..1, to the rounding of float64.
+
     Raises:
         ValueError: an entropy that no such target has.
     """
@@ -473,9 +492,11 @@ def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, temperatur
         labels: (N,) int64.
         smoothing: s, 0 < s <= 1.
         temperature: T at which soft targets will be made of them.
+
     Returns:
         (N, classes) logits, of soft targets 1 - s + s / classes for the label and s / classes elsewhere; float32, or
         float64 as the logits.
+
     Raises:
         ValueError: a smoothing out of range, and as `non_target_mass`.
     """
@@ -497,8 +518,10 @@ def permuted_by_image(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (N, classes), of 3 classes or more.
         labels: (N,) int64.
+
     Returns:
         (N, classes). Draws from torch's global generator, of the logits' device.
+
     Raises:
         ValueError: fewer than 3 classes, logits that are not finite, labels that are not one class an image.
     """
@@ -516,8 +539,10 @@ def permuted_by_class(logits: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
         logits: (N, classes), of 3 classes or more.
         labels: (N,) int64.
         seed: of the cycles.
+
     Returns:
         (N, classes).
+
     Raises:
         ValueError: as `permuted_by_image`.
     """

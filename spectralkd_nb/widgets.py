@@ -311,7 +311,7 @@ class TrainingView(ipywidgets.VBox):
         self.status.value = _training_words(progress)
 
     def end(self, summary: str) -> None:
-        """Say that a run was finished before, if it has told nothing."""
+        """Say that a run was finished before, with its summary, if it has told nothing."""
         if self._epochs_drawn < 0:
             self.status.value = f'<div role="status">Read from its folder, finished. {html.escape(summary)}</div>'
 
@@ -447,7 +447,11 @@ class GridForm(ipywidgets.VBox):
         return Path(self.folder.value.strip() or ".").expanduser()
 
     def choose(self, **values: Any) -> GridForm:
-        """Set controls from code: scale, pairs, methods (lists of what the form shows), seeds (how many), folder."""
+        """Set controls from code.
+
+        Args:
+            values: scale, pairs, methods (lists of what the form shows), seeds (how many), folder.
+        """
         for control in sorted(values, key=lambda name: name != "scale"):  # which brings back all the others
             getattr(self, control).value = values[control]
         return self

@@ -70,7 +70,8 @@ class Lesson:
         Stop it with the kernel's stop button; the same cell then goes on where it was stopped. On a CPU it runs in one
         thread; several notebooks may work on one store.
 
-        Args, returns: as for `experiments.run_grid`.
+        Args:
+            grid, store, options: as for `experiments.run_grid`, and so is what it returns.
         """
         from IPython.display import display
 

@@ -84,7 +84,14 @@ class LabelledImages:
         return replace(self, name=name, train_images=train, test_images=test, groups=kept, **labels)
 
     def which_held_out(self, every: int) -> Tensor:
-        """(N,) bool on the CPU, the training images that `held_out` holds out. ValueError as there."""
+        """(N,) bool on the CPU, the training images that `held_out` holds out.
+
+        Args:
+            every: as there.
+
+        Raises:
+            ValueError: as there.
+        """
         if every < 2:
             raise ValueError(f"every={every} would leave nothing to train with; give 2 or more")
         groups = torch.arange(len(self.train_labels)) if self.groups is None else self.groups
@@ -140,7 +147,7 @@ class Views:
         return self.part(slice(start, start + size))
 
     def part(self, part: slice) -> Views:
-        """The rows of a slice."""
+        """The rows of a part, a slice."""
         return Views(self.order[part], self.top[part], self.left[part], self.mirrored[part])
 
 

@@ -317,6 +317,7 @@ def fit_depth_law(
         unit: "layers", x counts layers with weights; or "blocks".
         with_image: whether the network's input is a layer of its own, at depth 0.
         trusted_only: leave out layers whose alpha comes with a reason not to trust it; else they are counted.
+
     Raises:
         ValueError: an unknown unit, blocks of a profile that does not know them, fewer than 4 layers with an alpha, all
             of them at one depth.
@@ -456,6 +457,7 @@ def line_through(x: Tensor, alpha: Tensor) -> Line:
 
     Args:
         x, alpha: (points,), finite; two different x at least.
+
     Raises:
         ValueError: fewer than two different x, or values that are not finite.
     """

@@ -171,7 +171,8 @@ def profile_of(
     Args:
         spectra: of a network's layers.
         name: of the network.
-        blocks: up to each layer, if known. The rest, and errors: see `exponent_profile`.
+        blocks: up to each layer, if known.
+        groups, average, band, resamples, seed: as in `exponent_profile`, whose errors these are.
     """
     chosen = spectra.layers
     paths = [layer.path for layer in chosen]

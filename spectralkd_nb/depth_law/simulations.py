@@ -113,8 +113,10 @@ def _input_fields(setting: Setting) -> torch.Tensor:
 def predict(setting: Setting) -> torch.Tensor:
     """What the recursion says of the same network if it were wide and its inputs many: (depth + 1,) alphas, float64.
 
-    By `depth_recursion`, on the same grid and in the same band as `simulate` measures; inputs, width, images and seed
-    do not enter.
+    By `depth_recursion`, on the same grid and in the same band as `simulate` measures.
+
+    Args:
+        setting: of the network; its inputs, width, images and seed do not enter.
 
     Raises:
         ValueError: a skip after which ReLUs follow, where inputs are not as many as channels: its first layer has none;

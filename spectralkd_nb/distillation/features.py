@@ -71,7 +71,7 @@ class Connector(nn.Conv2d):
         return connector.to(student.device)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, channels, H, W) to (B, to_channels, H / stride, W / stride), rounded up."""
+        """From features (B, channels, H, W) to (B, to_channels, H / stride, W / stride), rounded up."""
         # Pixels are left out before the convolution: oneDNN's own stride, of 1 x 1 kernels on channels-last maps of 4
         # channels, has been seen to return wrong gradients and to write past the end of its memory (torch 2.14, AVX2).
         stride = self.stride[0]
@@ -129,6 +129,7 @@ class FeatureMatching(nn.Module):
     Args:
         base: gives the logits and its own terms, such as `CrossEntropy()` or `SoftTargets()`.
         matches: at least one.
+
     Raises:
         ValueError: no matches; when called: no teacher, what `collected` refuses, a term that the base has too.
     """

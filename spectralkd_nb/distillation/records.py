@@ -115,13 +115,13 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             yield name, _is_count(getattr(self, name)), "is not possible; give a whole number from 1 on"
         for name in ("learning_rate", "decay"):
-            yield name, _is_number(getattr(self, name), above=0), "is not possible; give a positive number"
-        yield "warm_up", _is_number(self.warm_up) and 0 <= self.warm_up <= 1, "is not possible; give a share of 0 to 1"
-        steady = _is_number(self.momentum) and 0 <= self.momentum < 1 and not (self.nesterov and self.momentum == 0)
+            yield name, is_number(getattr(self, name), above=0), "is not possible; give a positive number"
+        yield "warm_up", is_number(self.warm_up) and 0 <= self.warm_up <= 1, "is not possible; give a share of 0 to 1"
+        steady = is_number(self.momentum) and 0 <= self.momentum < 1 and not (self.nesterov and self.momentum == 0)
         yield "momentum", steady, "is not possible; give a number from 0 to below 1, above 0 with nesterov"
-        decays = _is_number(self.weight_decay) and self.weight_decay >= 0
+        decays = is_number(self.weight_decay) and self.weight_decay >= 0
         yield "weight_decay", decays, "is not possible; give 0 or a positive number"
-        clips = self.clip_norm is None or _is_number(self.clip_norm, above=0)
+        clips = self.clip_norm is None or is_number(self.clip_norm, above=0)
         yield "clip_norm", clips, "is not possible; give a positive number, or None for no limit"
         listed = isinstance(self.milestones, tuple) and all(map(_is_count, self.milestones))
         enough = listed and (self.schedule != "step" or len(self.milestones) > 0)
@@ -134,7 +134,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_number(value: Any, above: float = -math.inf) -> bool:
+def is_number(value: Any, above: float = -math.inf) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
 
 

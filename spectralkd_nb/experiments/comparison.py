@@ -90,6 +90,7 @@ def paired_difference(
         confidence: of the intervals; the verdict wants p of 1 - confidence at most.
         resamples: of the seeds, for the bootstrap.
         seed: of these resamples.
+
     Raises:
         ValueError: fewer than 2 seeds, lists of unequal length, a value that is not finite, an option out of range.
     """
@@ -119,6 +120,7 @@ def seeds_needed(deviation: float, difference: float, confidence: float = CONFID
         difference: of either sign, in the same unit.
         confidence: 1 - confidence is the two-sided level of the test.
         power: chance to find the difference, with its right sign.
+
     Raises:
         ValueError: a difference of 0, a negative deviation, values that are not finite or out of range, or more than
             10^9 seeds.
@@ -182,10 +184,12 @@ def summary(runs: pandas.DataFrame) -> pandas.DataFrame:
     Args:
         runs: one row a finished run; student, teacher (missing: trained alone), method, protocol, seed, accuracy
             (percent, last epoch), best (percent, best epoch on the test images) and seconds.
+
     Returns:
         student, teacher, protocol, method; seeds, how many; mean, deviation of the accuracy; lower, upper, the 95 %
         t interval of its mean; best, its mean, and an optimistic one, for the test images chose the epoch; seconds,
         their mean. Deviation and interval are NaN with one seed.
+
     Raises:
         ValueError: a method with a seed twice, an accuracy that is not finite.
     """
@@ -226,11 +230,13 @@ def compare_methods(
         confidence, resamples, seed: as for `paired_difference`.
         value: the column that is compared in place of the accuracy; "test_loss" for instance, in its own unit.
         lower_is_better: of that value; the difference stays method minus baseline.
+
     Returns:
         One row for each group and method but the baseline: student, teacher, protocol, method, baseline; seeds, how
         many are common; difference, method minus baseline, in points; deviation of the differences; lower, upper of
         its t interval; bootstrap_lower, bootstrap_upper; p; p_holm; detectable; verdict. With fewer than 2 common
         seeds nothing is tested: all but the difference is NaN (that too with none) and the verdict "inconclusive".
+
     Raises:
         ValueError: a baseline that no run has, a method with a seed twice, or with a teacher and without one, an
             accuracy that is not finite, an option out of range, a value that the runs do not have.

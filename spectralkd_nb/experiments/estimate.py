@@ -85,7 +85,11 @@ def estimate_grid(
 
 
 def describe_estimate(table: pandas.DataFrame) -> str:
-    """The whole of an estimate in a sentence."""
+    """The whole of an estimate in a sentence.
+
+    Args:
+        table: of `estimate_grid`.
+    """
     runs, minutes, peak = int(table["runs"].sum()), float(table["minutes"].sum()), float(table["gigabytes"].max())
     if not runs:
         return "Nothing is left to do."

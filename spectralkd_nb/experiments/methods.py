@@ -34,7 +34,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +47,7 @@ from spectralkd_nb.datasets import LabelledImages
 from spectralkd_nb.distillation import CrossEntropy, SoftTargets, responses
 from spectralkd_nb.distillation.adaptive import ANCHOR, APPROACH, AdaptiveMatching
 from spectralkd_nb.distillation.features import Connector, FeatureMatching, Match
+from spectralkd_nb.distillation.records import is_number
 from spectralkd_nb.distillation.steps import Control, Step
 from spectralkd_nb.losses.logits import STANDARDISATIONS
 from spectralkd_nb.names import nearest
@@ -114,7 +114,7 @@ def _checked_term(where: str, term: str, settings: Mapping[str, Any]) -> dict[st
     if strange := settings.keys() - known:
         raise ValueError(f"{where}: no setting {min(strange)!r}; {_choice(min(strange), known)}")
     weight = settings.get("weight")
-    if not _is_number(weight):
+    if not is_number(weight):
         raise ValueError(f"{where}: weight={weight!r} is no number")
     checked = {**settings, "weight": float(weight)}
     if term in BASES:
@@ -127,16 +127,12 @@ def _checked_term(where: str, term: str, settings: Mapping[str, Any]) -> dict[st
     return checked
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _check_base(where: str, settings: Mapping[str, Any]) -> None:
     """Refuse values of the terms on logits that no training can take."""
     temperature, smoothing = settings.get("temperature", 1), settings.get("smoothing", 0)
-    if not _is_number(temperature) or temperature <= 0:
+    if not is_number(temperature) or temperature <= 0:
         raise ValueError(f"{where}: temperature={temperature!r} is no number above 0")
-    if not _is_number(smoothing) or not 0 <= smoothing <= 1:
+    if not is_number(smoothing) or not 0 <= smoothing <= 1:
         raise ValueError(f"{where}: smoothing={smoothing!r} is no share, from 0 up to 1")
     control, scores = settings.get("control", SMOOTHED), settings.get("standardise", False)
     if control not in CONTROLS:
@@ -153,7 +149,7 @@ def _refusal(term: str, settings: str) -> str | None:
         kind = parameters[name].annotation
         if kind in (bool, "bool") and not isinstance(value, bool):
             return f"{name}={value!r} is not true or false"
-        if kind in (float, "float") and not _is_number(value):
+        if kind in (float, "float") and not is_number(value):
             return f"{name}={value!r} is no number"
     told = given | {"alpha": ANY_ALPHA} if wants_alpha(term, given) else given
     maps = torch.rand(2, 3, TRIED_ON, TRIED_ON, generator=torch.Generator().manual_seed(0))
@@ -220,6 +216,7 @@ def method_step(
         method: see the module.
         student, teacher, data: as they go into `train`.
         seed: of the connectors, and of the classes' permutations.
+
     Raises:
         ValueError: what `checked_method` refuses, no teacher where one is asked, layers that do not exist, a teacher's
             layer without an exponent.

@@ -34,8 +34,10 @@ def teachers_and_responses(
             temperature and the `MEASURES`. Teachers that are not in it have missing values.
         temperature: of the soft targets.
         images: those of the responses, "training" or "test".
+
     Returns:
         network, batch_size, epochs; teacher_accuracy, student_accuracy, percent; the `MEASURES`.
+
     Raises:
         ValueError: no teacher has a student for every seed; there are no responses to these images at this temperature.
     """
@@ -68,9 +70,11 @@ def predictors(table: pandas.DataFrame, responses: pandas.DataFrame, temperature
 
     Args:
         table, responses, temperature: as for `teachers_and_responses`.
+
     Returns:
         One row for each of `PREDICTORS`: measure; rho, with the students' accuracy, over teachers; lower, upper of its
         95 % interval; teachers, how many have the measure. All three are NaN where every teacher has the same.
+
     Raises:
         ValueError: fewer than 3 teachers with a measure, and what `teachers_and_responses` refuses.
     """
@@ -117,10 +121,12 @@ def ladder(table: pandas.DataFrame, teachers: Sequence[Teacher], classes: int = 
         table: of `sweep_results`.
         teachers: of different networks, trained alike.
         classes: outputs of the networks, whose parameters are counted.
+
     Returns:
         One row a teacher, the smallest first: network, parameters; seeds, how many; teacher_accuracy, percent, mean,
         with teacher_lower and teacher_upper, its 95 % t interval; student_accuracy with student_lower and
         student_upper. Last, where there are students alone, a row of these without network and teacher.
+
     Raises:
         ValueError: no teachers, one network twice, different batch sizes or epochs, a teacher without confirmation.
     """

@@ -91,6 +91,9 @@ def results_of(records: Iterable[Record]) -> pandas.DataFrame:
 
     accuracy is that of the last epoch, best that of the best epoch on the test images (optimistic), both in percent;
     then seconds, of training and testing.
+
+    Args:
+        records: of finished runs, as `finished_runs` and `read_records` return them.
     """
     import pandas as pd
 

@@ -17,7 +17,7 @@ from spectralkd_nb.spectra import RadialSpectrum
 if TYPE_CHECKING:
     import pandas
 
-EDGES = "none"  # as the losses see the maps
+EDGES_OF_LOSSES = "none"  # as the losses see the maps
 WHOSE = ["student", "teacher", "protocol", "side"]  # of one spectrum there is one of each
 
 
@@ -56,7 +56,7 @@ def grid_spectra(
 
 
 def _rows(network: nn.Module, images: Tensor, layers: Sequence[str], own: dict[str, Any]) -> list[dict[str, Any]]:
-    measured = activation_spectra(network, images, layers, edges=EDGES, progress=False)
+    measured = activation_spectra(network, images, layers, edges=EDGES_OF_LOSSES, progress=False)
     rows = []
     for layer in layers:
         spectrum = measured.spectrum(layer)
@@ -98,4 +98,4 @@ def stored_spectrum(
         )
     side = int(rows["side"].iloc[0])
     frequency, modes, power = (torch.tensor(rows[key].to_numpy()) for key in ("frequency", "modes", "power"))
-    return RadialSpectrum(frequency, power, modes, 1, (side, side), EDGES)
+    return RadialSpectrum(frequency, power, modes, 1, (side, side), EDGES_OF_LOSSES)

@@ -129,6 +129,7 @@ def sweet_spot(table: pandas.DataFrame, confidence: float = CONFIDENCE) -> Sweet
     Args:
         table: of `sweep_results`. Teachers without a student for every seed of the search are left out.
         confidence: of the candidates and of the verdict.
+
     Raises:
         ValueError: fewer than two teachers or seeds that have every student, a confidence out of range.
     """
@@ -183,6 +184,7 @@ def teachers_of(table: pandas.DataFrame) -> pandas.DataFrame:
 
     Args:
         table: of `sweep_results`.
+
     Returns:
         step, network, batch_size, epochs (missing for students alone), learning_rate; seeds, how many;
         teacher_accuracy, student_accuracy, percent; deviation of the latter over seeds.
@@ -208,9 +210,11 @@ def students_of(table: pandas.DataFrame, step: str = CONFIRMED) -> pandas.DataFr
     Args:
         table: of `sweep_results`.
         step: one of its steps.
+
     Returns:
         seed; student ("student": one for all), teacher (None), protocol (the step), method (the teacher in words, or
         "alone"); accuracy, percent; seconds, of both trainings. Tables of sweeps have no best epochs.
+
     Raises:
         ValueError: the table has no such step.
     """

@@ -30,8 +30,10 @@ def attention_loss(student: Tensor, teacher: Tensor, mode: str = "paper") -> Ten
             features pooled before they are squared are not those pooled after, and the choice is the caller's. The
             gradient goes to the student only.
         mode: "paper" or "code".
+
     Returns:
         A scalar, float32 or float64.
+
     Raises:
         ValueError: another mode, not four dimensions, unequal batches or sizes, no elements.
         TypeError: not real floating.

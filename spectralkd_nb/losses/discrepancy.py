@@ -54,6 +54,7 @@ def kernel_matrices(
     Args:
         student, teacher: features (B, C, H, W); only C may differ. A dead channel counts as a vector of zeros.
         kernel, degree, offset, sigma: as in `nst_loss`.
+
     Raises:
         ValueError: as `nst_loss`, and unequal sizes.
         TypeError: not real floating.
@@ -85,8 +86,10 @@ def witness(
     Args:
         points: the x, maps (B, N, H, W), made unit vectors as channels are.
         student, teacher, kernel, degree, offset, sigma: as in `kernel_matrices`; the points have no part in sigma.
+
     Returns:
         (B, N), float32 or float64.
+
     Raises:
         ValueError, TypeError: as `kernel_matrices`, and points that do not fit.
     """
@@ -130,6 +133,7 @@ def two_pixel_maps(degrees: Sequence[float] | Tensor) -> Tensor:
     Args:
         degrees: (C,), one a neuron; 0 responds to the first pixel alone, 90 to the second alone. A tensor may have a
             gradient.
+
     Returns:
         (1, C, 1, 2), float64: unit maps of one image.
     """
@@ -146,8 +150,10 @@ def pixel_gram(maps: Tensor) -> Tensor:
 
     Args:
         maps: (B, C, H, W).
+
     Returns:
         (B, H W, H W), float32 or float64.
+
     Raises:
         ValueError: another shape, no elements.
         TypeError: not real floating.
@@ -167,8 +173,10 @@ def shift_average(gram: Tensor, height: int, width: int) -> Tensor:
     Args:
         gram: (B, H W, H W), or a difference of such.
         height, width: H and W, pixels.
+
     Returns:
         (B, H, W), the shift (dy, dx) at [dy, dx]; float32 or float64.
+
     Raises:
         ValueError: a Gram that is not of H W pixels.
     """
@@ -210,6 +218,7 @@ def gram_shares(student: Tensor, teacher: Tensor) -> GramShares:
 
     Args:
         student, teacher: features (B, C, H, W); only C may differ. A few images are worked on at a time.
+
     Raises:
         ValueError: no (B, C, H, W), unequal batches or sizes, no elements.
         TypeError: not real floating.

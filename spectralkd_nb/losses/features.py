@@ -27,8 +27,10 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: features of one shape, for instance (B, C, H, W). The gradient goes to the student only.
+
     Returns:
         A scalar, float32 or float64.
+
     Raises:
         ValueError: unequal shapes, no elements.
         TypeError: not real floating.
@@ -46,8 +48,10 @@ def fourier_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: real maps (B, C, H, W) of one shape. The gradient goes to the student only.
+
     Returns:
         A scalar, float32 or float64.
+
     Raises:
         ValueError: unequal shapes, no elements, fewer than two dimensions.
         TypeError: not real floating.

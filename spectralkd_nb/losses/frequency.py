@@ -30,8 +30,10 @@ def error_spectrum(student: Tensor, teacher: Tensor) -> RadialSpectrum:
 
     Args:
         student, teacher: maps (B, C, H, W) of one shape, at least 4 pixels a side.
+
     Returns:
         A spectrum with power (rings,), float64, in units of maps squared.
+
     Raises:
         ValueError: unequal shapes, no elements, NaN, maps too small.
         TypeError: not real floating.
@@ -77,8 +79,10 @@ def octave_shares(student: Tensor, teacher: Tensor, beta: float = 0.0) -> Octave
     Args:
         student, teacher: maps (B, C, H, W) of one shape.
         beta: of the weights (f / f_1)^beta.
+
     Returns:
         `OctaveShares`, its tensors (octaves,) with the lowest octave first.
+
     Raises:
         ValueError: unequal shapes, no elements, no error at all or not a finite one, beta beyond all measure.
         TypeError: not real floating.
@@ -135,8 +139,10 @@ def shape_distance(student: RadialSpectrum, teacher: RadialSpectrum) -> float:
 
     Args:
         student, teacher: power (rings,) of maps of one size.
+
     Returns:
         In natural logarithms: a typical mode's power differs by the factor exp of it.
+
     Raises:
         ValueError: maps of two sizes, or several spectra at once.
     """
@@ -162,8 +168,10 @@ def gradient_spectrum(loss: Loss, student: Tensor, teacher: Tensor) -> RadialSpe
         loss: of two tensors of maps, as every loss of this package.
         student, teacher: maps (B, C, H, W) that it takes, at least 4 pixels a side for the student's; both are copied,
             so neither gets a gradient.
+
     Returns:
         A spectrum with power (rings,), float64, in units of (loss / maps)^2.
+
     Raises:
         ValueError: a loss that gives the student no gradient, a gradient that is not finite, what the loss refuses.
     """
@@ -177,8 +185,10 @@ def gradient_agreement(losses: Mapping[str, Loss], student: Tensor, teacher: Ten
 
     Args:
         losses, student, teacher: as in `gradient_spectrum`.
+
     Returns:
         (losses, losses), float64, in the order of `losses`; NaN where a gradient is 0 everywhere.
+
     Raises:
         ValueError: as `gradient_spectrum`.
     """

@@ -31,8 +31,10 @@ def kd_loss(
         student_logits, teacher_logits: (B, classes). The gradient goes to the student only.
         temperature: T > 0.
         standardise: False, "paper" or "code"; True is "paper".
+
     Returns:
         A scalar, float32 or float64.
+
     Raises:
         ValueError: unequal shapes, not two dimensions, no elements, T not positive, an unknown standardisation.
         TypeError: not real floating.

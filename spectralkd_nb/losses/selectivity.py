@@ -74,10 +74,12 @@ def nst_loss(
         rectify: a ReLU on both sides first.
         sizes: what to do about two sizes of maps. "pool" averages the larger, height and width each, down to the
             smaller (adaptive average pooling, as RepDistiller does); "refuse" raises.
+
     Returns:
         A scalar, float32 or float64, at least 0: what rounding leaves below is set to 0, its gradient is not. In
         float32 a value of 1e-7 may be rounding alone, and of "gaussian" 1e-7 / sigma^2. Not so of "linear", nor of
         "poly" with degree 2 on at least as many channels as pixels: these are sums of squares.
+
     Raises:
         ValueError: unknown kernel or sizes, no kernel with these settings, not (B, C, H, W), unequal batches, no
             elements, unequal sizes if they are refused.

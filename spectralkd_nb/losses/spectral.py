@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from spectralkd_nb.losses.pairs import checked_pair, map_error
 from spectralkd_nb.spectra import (
-    SMALLEST_SIDE,
     PowerLawFit,
     RadialSpectrum,
     by_size,
@@ -26,6 +25,7 @@ from spectralkd_nb.spectra import (
     mode_frequencies,
     mode_weights,
     power_spectrum,
+    require_rings,
     rings_of,
 )
 
@@ -56,8 +56,10 @@ def spectral_shape_loss(student: Tensor, teacher: Tensor, edges: str = "none") -
         student, teacher: maps (B, C, H, W), at least 4 pixels a side; C, H and W may differ. The teacher gets no
             gradient.
         edges: see `spectra.power_spectrum`.
+
     Returns:
         A scalar: a squared natural logarithm, without unit; 0 where each image's spectra agree up to a factor.
+
     Raises:
         ValueError: shapes that do not fit, unknown edges.
         TypeError: maps that are not real floating.
@@ -86,8 +88,10 @@ def exponent_loss(
         student, teacher: maps (B, C, H, W); C, H and W may differ. The teacher gets no gradient.
         band: (lowest, highest) frequency in cycles a pixel of the smaller map; `spectra.default_band` if None.
         edges: see `spectra.power_spectrum`.
+
     Returns:
         A scalar: a squared exponent, without unit.
+
     Raises:
         ValueError: fewer than 6 rings in the band (square maps under 14 pixels), shapes that do not fit, unknown edges.
         TypeError: maps that are not real floating.
@@ -112,8 +116,10 @@ def whitened_spectral_loss(student: Tensor, teacher: Tensor, alpha: float, balan
         student, teacher: maps of one shape (B, C, H, W), a connector applied before. The teacher gets no gradient.
         alpha: the teacher's measured exponent.
         balance: "mode" or "octave".
+
     Returns:
         A scalar, in units of maps squared, averaged over all elements.
+
     Raises:
         ValueError: shapes that differ, unknown balance, alpha beyond all measure.
         TypeError: not real floating.
@@ -179,11 +185,7 @@ def _common_rings(student: Tensor, teacher: Tensor, edges: str) -> tuple[RadialS
     """Ring powers of both, (B, rings), over the modes that both sizes of map can hold."""
     student, teacher = checked_pair(student, teacher)
     height, width = (min(sides) for sides in zip(student.shape[-2:], teacher.shape[-2:], strict=True))
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
-            f"maps of {height} x {width} pixels have no spectrum to speak of; at least {SMALLEST_SIDE} pixels a side "
-            "are needed, so take an earlier layer"
-        )
+    require_rings(height, width)
 
     def rings(maps: Tensor) -> RadialSpectrum:
         # Without edge treatment power_spectrum differs only in the mean of the map, which is in no ring.

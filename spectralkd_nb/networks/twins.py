@@ -46,7 +46,7 @@ def reestimate_batch_norm(network: nn.Module, images: Tensor, batch_size: int = 
 
 
 def without_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy in which every batch norm lets its input through as it is."""
+    """A copy of a network in which every batch norm lets its input through as it is."""
     network = copy.deepcopy(network)
     for path, module in list(network.named_modules(remove_duplicate=False)):
         if isinstance(module, NORMS):
@@ -56,7 +56,7 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def with_circular_padding(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions wrap around instead of padding with zeros, so that no map has a frame."""
+    """A copy of a network whose convolutions wrap around instead of padding with zeros, so that no map has a frame."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -157,6 +157,7 @@ def meeting(
         title: of the layer.
         power: lowest and highest on the axis of the spectra, so that it stays while a slider moves; None for those of
             these spectra.
+
     Raises:
         ValueError: an epoch without a mismatch.
     """

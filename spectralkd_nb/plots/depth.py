@@ -31,6 +31,7 @@ def depth_profile(
         profiles: label to profile, for instance of a network and of its untrained twin; the stages are the first one's.
         laws: of the same labels. Those without are only marks.
         title: of the figure.
+
     Raises:
         ValueError: a law fitted over blocks and not layers.
     """
@@ -108,6 +109,7 @@ def profile_gallery(
         networks: name to profiles by label, the same labels in each.
         laws: name to the law of its first profile.
         columns: panels in a row, at most.
+
     Raises:
         ValueError: a law fitted over blocks and not layers.
     """
@@ -244,6 +246,7 @@ def depth_summary(
         random: title to (measured, predicted) as in `recursion`.
         trained: label to profile, the trained one first.
         law: of the first.
+
     Raises:
         ValueError: a law fitted over blocks and not layers.
     """

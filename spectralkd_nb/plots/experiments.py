@@ -44,6 +44,7 @@ def method_comparison(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
     Args:
         runs: as for `compare_methods`, of one student, teacher and protocol; runs alone may be without the teacher.
         baseline: a method; it is the first row.
+
     Raises:
         ValueError: several students, teachers or protocols, and what `compare_methods` refuses.
     """
@@ -78,6 +79,7 @@ def ranking(runs: pandas.DataFrame, baseline: str) -> CaptionedFigure:
         runs: as for `summary`, of one student, teacher and protocol; runs alone may be without the teacher. Of several
             pairs draw one figure each.
         baseline: a method; its interval is the band.
+
     Raises:
         ValueError: several students, teachers or protocols, and what `compare_methods` refuses.
     """

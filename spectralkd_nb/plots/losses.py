@@ -168,6 +168,7 @@ def gradient_spectra(spectra: Mapping[str, RadialSpectrum], error: RadialSpectru
         spectra: name of a loss to its `gradient_spectrum`.
         error: `error_spectrum` of the same maps, for reference.
         title: of the figure.
+
     Raises:
         ValueError: a gradient that is 0 everywhere.
     """
@@ -205,6 +206,7 @@ def spectra_while_learning(
         teacher: of the same layer, maps of the same size.
         epoch: the one in bold.
         title: of the layer.
+
     Raises:
         ValueError: an epoch without a spectrum, a spectrum without power, maps of two sizes.
     """

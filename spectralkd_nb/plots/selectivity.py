@@ -84,6 +84,7 @@ def most_excited(
         title: of the layer.
         names: of each picture, such as its class; cut where they are long.
         shown: how many pictures; all places stay while the channel moves.
+
     Raises:
         ValueError: no such channel, or not as many images, maps and names.
     """
@@ -385,6 +386,7 @@ def what_a_gram_keeps(
         student, teacher: (C, h, w), the layer's maps of it, of one size.
         pixel: row and column on the maps' grid.
         title: of the layer.
+
     Raises:
         ValueError: maps of two sizes, or a pixel outside.
     """

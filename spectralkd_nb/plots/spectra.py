@@ -50,6 +50,7 @@ def gallery(pictures: Mapping[str, Tensor], caption: str, columns: int = 4) -> C
         pictures: title to (H, W), or (3, H, W) values in 0..1. Grey ones are stretched to their own 1st and 99th
             percentile.
         caption: what the pictures show, in a sentence.
+        columns: at most so many beside one another.
     """
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -300,6 +301,7 @@ def rival_laws(spectrum: RadialSpectrum, laws: Sequence[LawFit], name: str) -> C
     Args:
         spectrum: power (rings,).
         laws: from `compare_laws`, best first, fitted in the default band.
+        name: of what has the spectrum.
     """
     spectrum = on_cpu(spectrum)
     inside = _inside(spectrum, default_band(spectrum.shape))

@@ -96,6 +96,7 @@ def soft_targets_of(
         classes: their names, 3 or more; long ones are cut.
         temperature: of the soft targets.
         title: of teacher and picture.
+
     Raises:
         ValueError: not as many names as logits, no such label, and what `soft_targets` refuses.
     """
@@ -162,6 +163,7 @@ def response_through_training(table: pandas.DataFrame, temperature: float) -> Ca
             percent, effective_classes, non_target_mass, similarity, the rank correlation. It may be a network's part of
             what `shipped_responses` gives.
         temperature: of the soft targets.
+
     Raises:
         ValueError: several networks, nothing of this temperature, or not of training images.
     """
@@ -255,6 +257,7 @@ def similarity_matrices(
         classes: names; long ones are cut.
         correlation: `rank_correlation` of the two.
         title: of the network, for the caption too.
+
     Raises:
         ValueError: matrices that are not square, or not of as many classes as there are names.
     """
@@ -340,6 +343,7 @@ def teacher_heat_maps(
     Args:
         table, responses, temperature: as for `teachers_and_responses`.
         measure: "entropy", "effective_classes", "non_target_mass", "similarity" or "calibration_error".
+
     Raises:
         ValueError: another measure, and what `teachers_and_responses` and `sweet_spot` refuse.
     """
@@ -486,6 +490,7 @@ def what_predicts(table: pandas.DataFrame, responses: pandas.DataFrame, temperat
 
     Args:
         table, responses, temperature: as for `predictors`.
+
     Raises:
         ValueError: what `predictors` refuses, and measures that are all the same for all teachers.
     """
@@ -565,6 +570,7 @@ def capacity_gap(table: pandas.DataFrame, teachers: Sequence[Teacher], classes: 
 
     Args:
         table, teachers, classes: as for `ladder`.
+
     Raises:
         ValueError: what `ladder` refuses.
     """

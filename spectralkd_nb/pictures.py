@@ -298,10 +298,10 @@ def likeness(first: Tensor, second: Tensor) -> float:
 def measure_exponents(pictures: Mapping[str, Picture] | Iterable[Picture]) -> list[dict[str, Any]]:
     """alpha of each picture as this course measures it: one row a picture.
 
-    Each row: name, height, width (pixels); alpha, of the display values at native size; alpha_half_size, of the same
-    at half size; alpha_linear and alpha_log, of linear and log light at native size; lower and upper, alpha in the
-    lower and the upper half of the band (in octaves), at native size. Moisan edges, default band, Whittle fit, as in
-    `spectra`.
+    Each row: name, height, width (pixels); alpha, of the display values at native size; alpha_half_size, of the same at
+    half size; alpha_linear and alpha_log, of linear and log light at native size; alpha_lower_half and
+    alpha_upper_half, of the lower and the upper half of the band (in octaves), at native size. Moisan edges, default
+    band, Whittle fit, as in `spectra`.
 
     Args:
         pictures: as `photographs` or `open_folder` returns them, or one after the other.
@@ -335,8 +335,8 @@ def _row_of(picture: Picture) -> dict[str, Any]:
         "alpha_half_size": alpha(picture.half().grey()),
         "alpha_linear": alpha(picture.grey("linear")),
         "alpha_log": alpha(picture.grey("log")),
-        "lower": float(fit_power_law(spectrum, (fit.band[0], middle)).alpha),
-        "upper": float(fit_power_law(spectrum, (middle, fit.band[1])).alpha),
+        "alpha_lower_half": float(fit_power_law(spectrum, (fit.band[0], middle)).alpha),
+        "alpha_upper_half": float(fit_power_law(spectrum, (middle, fit.band[1])).alpha),
     }
 
 

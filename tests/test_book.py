@@ -127,15 +127,16 @@ def test_every_picture_has_alternative_text(pages):
     assert bare == []
 
 
-def test_alternative_text_is_the_figures_caption(pages):
-    notebook = nbformat.read(ROOT / "notebooks" / f"{LESSONS[2]}.ipynb", as_version=4)
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_alternative_text_is_the_figures_caption(lesson, pages):
     captions = [
         output.metadata["image/png"]["alt"]
-        for cell in notebook.cells
+        for cell in notebook_of(lesson).cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("metadata", {})
     ]
-    shown = [picture["alt"] for picture in pages[f"{LESSONS[2]}.html"].pictures]
+    assert captions
+    shown = [picture["alt"] for picture in pages[f"{lesson}.html"].pictures]
     assert [alt for alt in shown if alt in captions] == captions
 
 

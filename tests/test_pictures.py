@@ -79,7 +79,7 @@ def test_the_spread_of_the_scenes_is_the_lesson():
 
 def test_textures_differ_by_band():
     for row in measure_exponents(photographs("texture")):
-        assert row["upper"] - row["lower"] > 1.5
+        assert row["alpha_upper_half"] - row["alpha_lower_half"] > 1.5
 
 
 def test_the_measured_table():

@@ -698,7 +698,7 @@ def _names(
     measurable = [path for path, layer in known.items() if not _refusal(layer, crops(path))]
     if wanted is None:
         found = measurable
-        if found == [IMAGE]:
+        if found == [IMAGE] and len(known) > 1:
             warnings.warn(
                 f"this network has no layer with maps of {SMALLEST_SIDE} pixels a side; only the image is measured",
                 stacklevel=2,

@@ -38,7 +38,7 @@ def lived_in(name: str) -> nn.Module:
     network = build(name, 10, seed=3).train()
     with torch.no_grad():
         network(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
-    network.info = replace(network.info, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+    network.info = replace(network.info, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), seed=0)
     return network.eval()
 
 

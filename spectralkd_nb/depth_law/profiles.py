@@ -1,4 +1,4 @@
-"""alpha of every layer of a network over the same pictures, with what other pictures would have given.
+"""alpha of every layer of a network over the same pictures, with what other pictures would have given. ::
 
     profile = exponent_profile(network, network.info.normalise(photograph_crops(128)), groups=4)
     profile.table()

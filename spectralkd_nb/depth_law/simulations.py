@@ -1,4 +1,4 @@
-"""Random networks of every kind that the theory speaks of, measured: too slow for a lesson, so their results are kept.
+"""Random networks of every kind that the theory speaks of, measured: too slow for a lesson, so results are kept. ::
 
     python -m spectralkd_nb simulate-depth data/results/depth_simulations.csv
 

@@ -1,4 +1,4 @@
-"""One training run by several processes, as torchrun starts them: who they are, and how they stay in step.
+"""One training run by several processes, as torchrun starts them: who they are, and how they stay in step. ::
 
     torchrun --nproc-per-node 2 -m spectralkd_nb train resnet20 cifar10 --folder runs/first
 

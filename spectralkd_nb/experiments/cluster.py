@@ -1,4 +1,4 @@
-"""The runs of a grid as tasks on Ray: on one machine with several cores or GPUs, or on a cluster.
+"""The runs of a grid as tasks on Ray: on one machine with several cores or GPUs, or on a cluster. ::
 
     run_grid("grid.toml", "/shared/store", workers="ray")
 

@@ -17,7 +17,7 @@ A method is a table of loss terms, each with its weight and its settings, as TOM
 
 A control takes similarity out of the teacher's response, see `teacher_quality`: it is "permuted by image", "permuted
 by class", "smoothed" (labels, smoothed to the mean entropy of the teacher's soft targets), or "hard" (labels as good as
-unsmoothed, by the same softened loss).
+unsmoothed, by the same softened loss). A method whose teacher adapts: ::
 
     [methods.AMA]
     "cross-entropy" = 1.0

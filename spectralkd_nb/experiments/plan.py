@@ -28,7 +28,7 @@ A grid is every pair of networks, by every method, by every protocol, by every s
     "cross-entropy" = 0.1
     "soft targets" = 0.9
 
-Teachers whose weights are neither shipped nor in a file are trained first, alone, by a protocol of the grid:
+Teachers whose weights are neither shipped nor in a file are trained first, alone, by a protocol of the grid: ::
 
     train_teachers = { protocol = "crd", seed = 1000 }  # for all pairs that name no teacher_weights
     train_teachers = { protocol = "crd", seed = 1000, epochs = 60 }  # or with changes to the protocol

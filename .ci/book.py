@@ -199,8 +199,9 @@ def all_objects() -> dict[str, Any]:
 
 def texts_of(value: Any) -> str:
     """The docstring of a module, function or class; of a class also those of its methods."""
-    methods = vars(value).values() if isinstance(value, type) else ()
-    return "\n".join(str(inspect.getdoc(part)) for part in (value, *methods) if inspect.getdoc(part))
+    parts = vars(value).values() if isinstance(value, type) else ()
+    methods = [part for part in parts if callable(part) or isinstance(part, property | classmethod)]
+    return "\n".join(inspect.getdoc(part) or "" for part in (value, *methods))
 
 
 def named_beside(shown: list[Any], objects: dict[str, Any]) -> dict[str, Any]:
@@ -215,17 +216,19 @@ def named_beside(shown: list[Any], objects: dict[str, Any]) -> dict[str, Any]:
 
 def api_page() -> str:
     """Every public name of the package on one page, by module, and what their docstrings name besides."""
-    sections, shown = {}, []
+    sections: dict[str, dict[str, Any]] = {}
     for name in MODULES:
         module = importlib.import_module(PACKAGE + name)
-        public = public_objects(module)
-        shown += [module, *public.values()]
-        sections[name] = {PACKAGE + name: module} | {f"{PACKAGE}{name}.{key}": value for key, value in public.items()}
-    forms = {PACKAGE + name: importlib.import_module(PACKAGE + name) for name in FORMS}
-    sections["The form of grids and sweeps"], shown = forms, [*shown, *forms.values()]
-    more: dict[str, Any] = {}
-    while fresh := named_beside(shown, all_objects()):
-        more, shown = more | fresh, [*shown, *fresh.values()]
+        public = {f"{PACKAGE}{name}.{key}": value for key, value in public_objects(module).items()}
+        sections[name] = {PACKAGE + name: module, **public}
+    sections["The form of grids and sweeps"] = {
+        PACKAGE + name: importlib.import_module(PACKAGE + name) for name in FORMS
+    }
+    shown = [value for section in sections.values() for value in section.values()]
+    objects, more = all_objects(), {}
+    while fresh := named_beside(shown, objects):
+        more |= fresh
+        shown += fresh.values()
     sections["Named above"] = more
     head = "# The package\n\nEvery public name, in the order in which the modules import one another.\n"
     return head + "".join(f"\n## {title}\n\n{directives(objects)}" for title, objects in sections.items())

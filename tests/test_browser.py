@@ -507,6 +507,7 @@ def test_every_control_of_a_form_is_changed_by_keyboard(lesson: Lesson) -> None:
             with contextlib.suppress(GaveUp):
                 followed = "told => document.querySelector('.jp-Notebook [class*=sk-form-status]').textContent !== told"
                 page.wait_for_function(followed, arg=told, timeout=DRAWING * 1000)
+            assert form.text_content(), f"{name}: the line below says nothing; before it was {told!r}"
             assert form.text_content() != told, f"{name}: the line below does not follow; it says {told!r}"
 
 

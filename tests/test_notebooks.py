@@ -21,8 +21,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Public functions that no notebook can check, each with the test that does. Ten at the most.
 EXEMPT = {
     "experiments.sweep_teachers": "tests/test_sweep.py::test_a_sweep_is_trained_step_by_step",  # it trains for an hour
-    # It asks teachers that were trained for an hour.
-    "experiments.sweep_responses": "tests/test_responses.py::test_the_commands_write_what_the_functions_find",
     "course.start": "tests/test_course.py::test_start_says_what_it_settled",  # its output differs by machine
     "widgets.explore": "tests/test_widgets.py::test_slider_and_menu_move_picture_words_and_each_other",  # a widget
     "widgets.GridForm": "tests/test_estimate.py::test_a_form_gives_the_grid_that_it_was_given",  # a widget
@@ -186,7 +184,7 @@ def test_nbval_checks_every_public_function(names, checked_by_nbval):
 
 
 def test_exemptions_are_few_and_still_needed(names, checked_by_nbval):
-    assert len(EXEMPT) <= 11
+    assert len(EXEMPT) <= 10
     unknown = EXEMPT.keys() - set(names.values())
     assert not unknown, f"exempt, but not a public function: {sorted(unknown)}"
     stale = EXEMPT.keys() & checked_by_nbval

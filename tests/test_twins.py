@@ -273,8 +273,9 @@ def test_the_untrained_twin_is_what_build_makes_and_settled(seed):
     assert twin.info == made.info
 
 
-def test_without_a_seed_the_twin_begins_as_the_network_did():
-    network = build("resnet8", 7, seed=11)
+@pytest.mark.parametrize(("name", "classes"), [("resnet8", 7), ("vgg8x0.25", 14)])  # the second one is shipped
+def test_without_a_seed_the_twin_begins_as_the_network_did(name, classes):
+    network = build(name, classes, seed=11)
     twin = untrained_twin(network, pictures())
     assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), network.parameters(), strict=True))
 

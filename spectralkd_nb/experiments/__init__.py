@@ -15,7 +15,7 @@ from spectralkd_nb.experiments.plan import Plan, planned_runs, read_grid
 from spectralkd_nb.experiments.predictors import ladder, predictors
 from spectralkd_nb.experiments.profiles import compare_profiles, profile_distances
 from spectralkd_nb.experiments.records import Record, epochs_to, finished_runs, read_records, results_of
-from spectralkd_nb.experiments.responses import sweep_responses
+from spectralkd_nb.experiments.responses import sweep_responses as sweep_responses
 from spectralkd_nb.experiments.spectra import stored_spectrum
 from spectralkd_nb.experiments.sweep import read_sweep, sweep_row, sweep_teachers
 from spectralkd_nb.experiments.sweet_spot import SweetSpot, Teacher, students_of, sweet_spot, teachers_of
@@ -51,7 +51,6 @@ __all__ = [
     "stored_spectrum",
     "students_of",
     "summary",
-    "sweep_responses",
     "sweep_row",
     "sweep_teachers",
     "sweet_spot",

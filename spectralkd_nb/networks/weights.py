@@ -9,7 +9,7 @@ import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ def build(
     network = _seeded(lambda: make(classes), seed)
     if pretrained:
         load_weights(network, _verified(f"{WEIGHTS}/{card['file']}", card)).eval()
-    network.info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32), seed=seed)
+    info = _info(card) if card else NetworkInfo(name, classes, (3, 32, 32))
+    network.info = info if pretrained else replace(info, seed=seed)
     return network
 
 
